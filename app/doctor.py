@@ -1,0 +1,159 @@
+"""What works on this machine, and for each thing that does not, the command that mends it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from app.system import TEST_FRAME, find_browser
+from sim.rendering import ROOT, nvidia_present, probe, select_driver
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report. Without a `needed` thing the page cannot start; `mend` is what to run or do."""
+
+    name: str
+    works: bool
+    detail: str
+    mend: str = ""
+    needed: bool = True
+
+
+def check_python() -> Check:
+    """Python 3.11 or 3.12."""
+    version = sys.version_info[:2]
+    works = version in ((3, 11), (3, 12))
+    return Check("Python", works, sys.version.split()[0], "make clean && make setup   (with Python 3.11 or 3.12 on PATH)")
+
+
+def pinned() -> dict[str, str]:
+    """Package name to version, as in `requirements.txt`."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    pattern = re.compile(r"([A-Za-z0-9_-]+)(?:\[[^]]*\])?==(\S+)")
+    return {match.group(1): match.group(2) for line in lines if (match := pattern.match(line))}
+
+
+def check_packages() -> Check:
+    """Installed packages are those pinned; a local build suffix (`+cpu`) is the same version."""
+    wrong = []
+    for name, wanted in pinned().items():
+        try:
+            found = importlib.metadata.version(name).partition("+")[0]
+        except importlib.metadata.PackageNotFoundError:
+            found = "missing"
+        if found != wanted:
+            wrong.append(f"{name} {found}, wanted {wanted}")
+    detail = "; ".join(wrong) if wrong else f"{len(pinned())} as pinned"
+    return Check("Packages", not wrong, detail, f"{sys.executable} -m pip install -r requirements.txt")
+
+
+def check_renderer() -> Check:
+    """Renders a test frame in a child process."""
+    mend = f"{sys.executable} -m app.system renderer"
+    outcome = probe(select_driver(), TEST_FRAME)
+    if not outcome.works:
+        return Check("Renderer", False, f"{outcome.error} (driver {outcome.driver})", mend)
+    size = TEST_FRAME.stat().st_size
+    return Check("Renderer", True, f"{outcome.renderer}; test frame {TEST_FRAME.relative_to(ROOT)}, {size} bytes", mend)
+
+
+def check_gpu() -> Check:
+    """A GPU for the model; never needed."""
+    import torch
+
+    if torch.cuda.is_available():
+        return Check("GPU", True, torch.cuda.get_device_name(), needed=False)
+    if nvidia_present():
+        mend = f"{sys.executable} -m pip install --force-reinstall torch=={pinned()['torch']}   (a CUDA build)"
+        return Check("GPU", False, "an NVIDIA driver is loaded, but torch cannot use it", mend, needed=False)
+    return Check("GPU", True, f"none; the model runs on {os.cpu_count()} CPU cores", needed=False)
+
+
+def check_base_weights() -> Check:
+    """The language backbone's weights are in the cache."""
+    from model.checkpoints import find_base_weights
+
+    folder = find_base_weights()
+    mend = f"{sys.executable} app.py doctor --fetch"
+    if folder is None:
+        return Check("Base weights", False, "SmolLM2-135M-Instruct is not here yet", mend)
+    return Check("Base weights", True, f"SmolLM2-135M-Instruct in {folder}", mend)
+
+
+def check_checkpoint() -> Check:
+    """The shipped nano checkpoint is complete."""
+    from model.engine import NANO
+
+    files = [NANO / "config.json", *NANO.glob("*.safetensors")]
+    works = files[0].is_file() and len(files) > 1
+    size = sum(path.stat().st_size for path in files[1:]) / 1e6
+    detail = f"nano, {size:.0f} MB" if works else "the nano checkpoint is missing"
+    return Check("Checkpoint", works, detail, f"git checkout -- {NANO.relative_to(ROOT)}   (or serve with --model expert)")
+
+
+def check_assets() -> Check:
+    """Every mesh that the catalog names is there."""
+    from sim.objects import catalog
+
+    things = catalog()
+    missing = [path.name for info in things.values() for path in (info.visual, *info.collision) if not path.is_file()]
+    detail = f"{', '.join(missing[:3])} missing" if missing else f"{len(things)} objects"
+    return Check("Assets", not missing, detail, "git checkout -- assets")
+
+
+def check_ffmpeg() -> Check:
+    """The ffmpeg that comes with imageio writes the videos."""
+    import imageio_ffmpeg
+
+    program = imageio_ffmpeg.get_ffmpeg_exe()
+    mend = f"{sys.executable} -m pip install --force-reinstall imageio-ffmpeg"
+    answer = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=30)
+    return Check("ffmpeg", answer.returncode == 0, answer.stdout.partition(" Copyright")[0] or program, mend)
+
+
+def check_browser() -> Check:
+    """Chromium, for the browser tests alone."""
+    browser = find_browser()
+    return Check("Chromium", browser is not None, browser or "not found", f"{sys.executable} -m app.system browser", False)
+
+
+CHECKS: tuple[Callable[[], Check], ...] = (
+    check_python,
+    check_packages,
+    check_renderer,
+    check_gpu,
+    check_base_weights,
+    check_checkpoint,
+    check_assets,
+    check_ffmpeg,
+    check_browser,
+)
+
+
+def examine(checks: tuple[Callable[[], Check], ...] = CHECKS) -> Iterator[Check]:
+    """Run every check; one that raises is a failed line (a broken install must not end the report)."""
+    for check in checks:
+        try:
+            yield check()
+        except Exception as error:
+            name = check.__name__.removeprefix("check_").replace("_", " ").capitalize()
+            yield Check(name, False, f"{type(error).__name__}: {error}", "make setup")
+
+
+def report(checks: tuple[Callable[[], Check], ...] = CHECKS) -> int:
+    """Print the report line by line. Returns 1 where the page could not start, else 0."""
+    blocked = False
+    for check in examine(checks):
+        mark = "ok     " if check.works else "MISSING" if check.needed else "absent "
+        print(f"{mark}  {check.name:<12}  {check.detail}", flush=True)
+        if not check.works and check.mend:
+            print(f"{'':9}{'':14}mend: {check.mend}")
+        blocked |= check.needed and not check.works
+    print("The page cannot start yet." if blocked else "The page can start: make demo")
+    return int(blocked)
