@@ -1,0 +1,143 @@
+"""Closed loop: when to think again, when to plan again, and what reaches the robot.
+
+Every `REFRESH` steps the decoder reads the current picture, thinks if asked to, and leaves a new latent action; every
+`EXECUTE` steps the action expert looks at the current picture and samples a chunk, of which that many actions are
+executed (paper section 4.3 refreshes reasoning every 20 steps too). Training pairs each latent with pictures up to
+`REFRESH` steps younger, so an older latent is nothing new to the expert.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.data.episodes import ActionStatistics
+from model.instructvla import InstructVLA, Prefix, View
+from model.prompts import Prompter
+from model.streaming import inference, stream_text
+from model.vision import preprocess
+from sim.interface import Action, Observation
+
+REFRESH = 20
+EXECUTE = 4
+MAX_THOUGHT_TOKENS = 50
+
+
+class InstructPolicy:
+    """A rollout's view of a shared model: implements `sim.interface.Policy`, plus a stream of its thoughts."""
+
+    def __init__(
+        self, model: InstructVLA, prompter: Prompter, statistics: ActionStatistics, *, think: bool, lock: threading.Lock
+    ) -> None:
+        self._model, self._prompter, self._statistics, self._lock = model, prompter, statistics, lock
+        self._think = think
+        self.timings: dict[str, float] = {}
+        self.reset("")
+
+    def reset(self, instruction: str, seed: int = 0) -> None:
+        """Forget the episode; `seed` fixes the flow noise."""
+        self.instruction = instruction
+        self.thought = ""
+        self.focus: dict[str, tuple[float, float]] | None = None
+        self._latents: torch.Tensor | None = None
+        self._queue: list[Action] = []
+        self._age = 0
+        self._noise = torch.Generator().manual_seed(seed)
+        self._prefix: Prefix | None = None
+        self._view: View | None = None
+
+    @property
+    def needs_image(self) -> bool:
+        """Whether the next `act` plans a new chunk; if not, its observation needs no picture."""
+        return not self._queue
+
+    @property
+    def thinking_due(self) -> bool:
+        """Whether the next `act` would write a new thought; `think` streams it."""
+        return self._think and self.needs_image and self._latents_due and self._prefix is None
+
+    @property
+    def _latents_due(self) -> bool:
+        return self._latents is None or self._age >= REFRESH
+
+    def think(self, observation: Observation, should_stop: Callable[[], bool] | None = None) -> Iterator[str]:
+        """Stream the thought about this observation, in pieces of text; the following `act` uses it."""
+        started = time.perf_counter()
+        view = self._see(observation)
+        prompt = self._prompter.think(self.instruction)
+        with self._guard():
+            prefix = self._model.prefill(prompt.ids[None], prompt.image_positions[None], view)
+        self.thought = ""
+        for piece in stream_text(
+            self._model, self._prompter, prefix, MAX_THOUGHT_TOKENS, self._lock, should_stop
+        ):
+            self.thought += piece
+            yield piece
+        self._prefix, self._view = prefix, view
+        self.timings = {"think": 1e3 * (time.perf_counter() - started)}
+
+    def act(self, observation: Observation) -> Action:
+        """The action of this control step. Raises `ValueError` when a new plan is due and there is no picture."""
+        if self.thinking_due:
+            for _ in self.think(observation):
+                pass
+        if not self._queue:
+            self._plan(observation)
+        else:
+            self.timings = {}
+        self._age += 1
+        return self._queue.pop(0)
+
+    def _plan(self, observation: Observation) -> None:
+        started = time.perf_counter()
+        timings = dict(self.timings) if self._prefix is not None else {}
+        view = self._view
+        if self._latents_due:
+            queries = self._prompter.query_ids[None]
+            if self._prefix is not None:  # the thought is in the cache: only the queries are new
+                with self._guard():
+                    self._latents = self._model.extend(self._prefix, self._prompter.thought_tail[None])[:, -queries.shape[1] :]
+            else:
+                view = view or self._see(observation)
+                prompt = self._prompter.act(self.instruction)
+                with self._guard():
+                    prefix = self._model.prefill(prompt.ids[None], prompt.image_positions[None], view)
+                    self._latents = self._model.extend(prefix, queries)
+            self._age = 0
+            timings["plan"] = 1e3 * (time.perf_counter() - started)
+        started = time.perf_counter()
+        action = self._model.config.action
+        noise = torch.randn((1, action.chunk, action.action_dim), generator=self._noise)
+        proprio = torch.from_numpy(np.asarray(observation.proprio, np.float32))[None]
+        with self._guard():
+            trunk = view.trunk if view is not None else self._model.vision.trunk(self._pixels(observation))
+            chunk, context = self._model.act(trunk, self._latents, proprio, noise)
+        self._prefix = self._view = None
+        self._queue = list(self._to_robot(chunk[0].float().numpy())[:EXECUTE])
+        (source, target) = context.points[0].tolist()
+        self.focus = {"source": (source[0], source[1]), "target": (target[0], target[1])}
+        timings["flow"] = 1e3 * (time.perf_counter() - started)
+        self.timings = timings
+
+    def _to_robot(self, chunk: NDArray[np.float32]) -> NDArray[np.float32]:
+        actions = self._statistics.unnormalise(np.clip(chunk, -1, 1)).astype(np.float32)
+        actions[:, 6] = chunk[:, 6] > 0.5
+        return actions
+
+    def _see(self, observation: Observation) -> View:
+        with self._guard():
+            return self._model.encode(self._pixels(observation))
+
+    def _pixels(self, observation: Observation) -> torch.Tensor:
+        if observation.image is None:
+            raise ValueError("A new plan needs a picture: render this step (check `needs_image` first).")
+        return preprocess(observation.image, self._model.config.vision)[None].to(self._model.device)
+
+    def _guard(self) -> AbstractContextManager[None]:
+        return inference(self._model, self._lock)

@@ -1,0 +1,47 @@
+"""Text out of a shared model, piece by piece: one forward pass at a time, so that callers interleave and can stop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+from model.instructvla import InstructVLA, Prefix
+from model.prompts import Prompter
+
+
+@contextmanager
+def inference(model: InstructVLA, lock: threading.Lock) -> Iterator[None]:
+    """One forward pass: alone on the model, without gradients, in bf16 autocast."""
+    with ExitStack() as stack:
+        stack.enter_context(lock)
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.autocast(model.device.type, torch.bfloat16))
+        yield
+
+
+def stream_text(
+    model: InstructVLA,
+    prompter: Prompter,
+    prefix: Prefix,
+    max_tokens: int,
+    lock: threading.Lock,
+    should_stop: Callable[[], bool] | None = None,
+) -> Iterator[str]:
+    """Greedy text after `prefix` (which grows with it). Yields whole characters; the lock is free between tokens."""
+    tokens = model.think(prefix, max_tokens, prompter.stop_ids, should_stop)
+    ids: list[int] = []
+    text = ""
+    while True:
+        with inference(model, lock):
+            token = next(tokens, None)
+        if token is None:
+            return
+        ids.append(token)
+        decoded = prompter.decode(ids)
+        if not decoded.endswith("\N{REPLACEMENT CHARACTER}"):  # a character may span several tokens
+            piece, text = decoded[len(text) :], decoded
+            if piece:
+                yield piece
