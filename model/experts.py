@@ -1,0 +1,88 @@
+"""LoRA experts on a frozen linear layer, mixed per token by a scale head (the paper's MoE adaptation, section 3.2).
+
+One path for K experts: K = 1 is stage 1 (no gates), K = 2 the generalist. Gates travel as an argument through every
+forward, so nothing outside a call decides what a layer computes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import LoraConfig
+
+GATE_DROPOUT = 0.2
+
+
+class GatedLora(nn.Module):
+    """y = W x + sum_k (alpha / rank) * gate_k * B_k A_k x, with W frozen.
+
+    `outputs` lists the widths of projections that share the input x (q, k, v): their W is one matrix and one product,
+    while each keeps LoRA experts of its own. `lora_a` is (projections, K, rank, inputs); `lora_b` has one
+    (width, K, rank) per projection and starts at zero, so a fresh layer equals its base.
+    """
+
+    def __init__(self, inputs: int, outputs: Sequence[int], config: LoraConfig, bias: bool = False) -> None:
+        super().__init__()
+        self.base = nn.Linear(inputs, sum(outputs), bias=bias).requires_grad_(False)
+        shape = (len(outputs), config.experts, config.rank, inputs)
+        bound = 1 / math.sqrt(inputs)
+        self.lora_a = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+        self.lora_b = nn.ParameterList(torch.zeros(width, config.experts, config.rank) for width in outputs)
+        self.scale = config.alpha / config.rank
+        self.dropout = config.dropout
+
+    def forward(self, x: Tensor, gates: Tensor | None = None, adapt: bool = True) -> Tensor:
+        """Map (B, T, inputs) to (B, T, sum(outputs)).
+
+        `gates` is (B, T, K), or None for ones; `adapt=False` is the frozen layer alone, with no LoRA work at all.
+        """
+        x = x.to(self.base.weight.dtype)
+        y = self.base(x)
+        if not adapt:
+            return y
+        dropped = F.dropout(x, self.dropout, self.training)
+        low = F.linear(dropped, self.lora_a.flatten(0, 2).to(x.dtype))
+        if gates is not None:
+            projections, experts, rank, _ = self.lora_a.shape
+            low = low.unflatten(-1, (projections, experts, rank))
+            low = (low * gates[..., None, :, None].to(low.dtype)).flatten(-3)
+        width = low.shape[-1] // len(self.lora_b)
+        deltas = [
+            F.linear(part, b.flatten(1).to(x.dtype)) for part, b in zip(low.split(width, -1), self.lora_b, strict=True)
+        ]
+        return y + self.scale * (deltas[0] if len(deltas) == 1 else torch.cat(deltas, -1))
+
+    def load_base(self, weights: Sequence[Tensor], biases: Sequence[Tensor] | None = None) -> None:
+        """Copy one frozen (width, inputs) matrix per projection, and biases (width,), into the shared matrix."""
+        ends = list(accumulate((len(b) for b in self.lora_b), initial=0))
+        with torch.no_grad():
+            for (start, end), weight in zip(pairwise(ends), weights, strict=True):
+                self.base.weight[start:end].copy_(weight)
+            if biases is not None:
+                self.base.bias.copy_(torch.cat(list(biases)))
+
+
+class ScaleHead(nn.Module):
+    """Per-token mixing weights from the base model's last hidden state; one vector shared by every layer.
+
+    Linear + ReLU + dropout, `gate_depth` linears in all, softmax over the K experts (reference 2.3).
+    """
+
+    def __init__(self, dim: int, config: LoraConfig) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        width = dim
+        for _ in range(config.gate_depth - 1):
+            layers += [nn.Linear(width, config.gate_dim), nn.ReLU(), nn.Dropout(GATE_DROPOUT)]
+            width = config.gate_dim
+        self.layers = nn.Sequential(*layers, nn.Linear(width, config.experts))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, T, dim) to gates (B, T, K), float32, summing to 1 over K."""
+        return self.layers(hidden.to(self.layers[0].weight.dtype)).float().softmax(-1)

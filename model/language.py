@@ -1,0 +1,298 @@
+"""The language decoder: a Llama (or Qwen2) stack with LoRA experts, and the key-value caches of its two passes.
+
+With K > 1 experts every forward runs twice (reference 2.3): a gate pass of the frozen base, whose last hidden state sets
+the mixing weights of each token, and a mixed pass with the LoRA experts weighted by them. A token's gate depends on
+earlier tokens alone, so each pass keeps a cache of its own and decoding stays incremental. K = 1 needs no gate pass.
+
+Attention is causal, so right padding cannot reach a real token: batches need no mask, their padded outputs are noise
+that no label points at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from model.config import DecoderConfig, LoraConfig
+from model.experts import GatedLora, ScaleHead
+
+IGNORE = -100
+"""Label of a position that is not supervised."""
+
+
+def is_base(name: str) -> bool:
+    """Whether a parameter of `Decoder` (by its name inside it) belongs to the frozen language model."""
+    return "lora_" not in name and not name.startswith(("new_rows", "scale_head"))
+
+
+class DecoderCache:
+    """Keys and values of every layer, preallocated, for one pass (K = 1) or two (gate pass, mixed pass).
+
+    `length` tokens are valid; forward writes behind them and then advances. For use without gradients.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros_like(self.keys)
+        self.length = 0
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that fit."""
+        return self.keys.shape[-2]
+
+    def crop(self, length: int) -> None:
+        """Forget everything after the first `length` tokens. Raises `ValueError` if there are fewer."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot crop a cache of {self.length} tokens to {length}")
+        self.length = length
+
+    def check(self, batch: int, tokens: int) -> None:
+        """Raise `ValueError` unless `tokens` more tokens of `batch` sequences fit."""
+        if batch != self.keys.shape[2]:
+            raise ValueError(f"the cache holds {self.keys.shape[2]} sequences, got {batch}")
+        if self.length + tokens > self.capacity:
+            raise ValueError(f"{self.length} + {tokens} tokens do not fit a cache of {self.capacity}; shorten the text")
+
+    def append(self, slot: int, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store (B, kv_heads, T, d) behind the valid tokens; return all keys and values up to and including them."""
+        end = self.length + key.shape[2]
+        keys, values = self.keys[slot, layer], self.values[slot, layer]
+        keys[:, :, self.length : end] = key
+        values[:, :, self.length : end] = value
+        return keys[:, :, :end], values[:, :, :end]
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What all layers share during one traversal."""
+
+    cos: Tensor
+    sin: Tensor
+    mask: Tensor | None
+    causal: bool
+    gates: Tensor | None
+    adapt: bool
+    cache: DecoderCache | None
+    slot: int
+
+
+class RMSNorm(nn.Module):
+    """Frozen root-mean-square norm, computed in float32."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim), requires_grad=False)
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis; the result has the weight's dtype."""
+        wide = x.float()
+        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return normed.to(self.weight.dtype) * self.weight
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions (half-rotation layout)."""
+
+    def __init__(self, config: DecoderConfig, lora: LoraConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = config.heads, config.kv_heads
+        self.head_dim = config.dim // config.heads
+        kv_width = self.kv_heads * self.head_dim
+        self.qkv = GatedLora(config.dim, (config.dim, kv_width, kv_width), lora, bias=config.qkv_bias)
+        self.out = GatedLora(config.dim, (config.dim,), lora)
+
+    def forward(self, x: Tensor, run: _Pass, layer: int) -> Tensor:
+        """(B, T, dim) to (B, T, dim)."""
+        heads = self.qkv(x, run.gates, run.adapt).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        rotated, value = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=1)
+        first, second = rotated.chunk(2, dim=-1)
+        rotated = rotated * run.cos.to(x.dtype) + torch.cat([-second, first], -1) * run.sin.to(x.dtype)
+        query, key = rotated.split((self.heads, self.kv_heads), dim=1)
+        if run.cache is not None:
+            key, value = run.cache.append(run.slot, layer, key, value)
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=run.mask, is_causal=run.causal, enable_gqa=self.heads != self.kv_heads
+        )
+        return self.out(mixed.transpose(1, 2).flatten(2), run.gates, run.adapt)
+
+
+class GatedMlp(nn.Module):
+    """SwiGLU. As released, `gate` carries no LoRA."""
+
+    def __init__(self, config: DecoderConfig, lora: LoraConfig) -> None:
+        super().__init__()
+        self.gate = nn.Linear(config.dim, config.mlp, bias=False).requires_grad_(False)
+        self.up = GatedLora(config.dim, (config.mlp,), lora)
+        self.down = GatedLora(config.mlp, (config.dim,), lora)
+
+    def forward(self, x: Tensor, run: _Pass) -> Tensor:
+        """(B, T, dim) to (B, T, dim)."""
+        return self.down(F.silu(self.gate(x)) * self.up(x, run.gates, run.adapt), run.gates, run.adapt)
+
+
+class Layer(nn.Module):
+    """One pre-norm decoder layer."""
+
+    def __init__(self, config: DecoderConfig, lora: LoraConfig) -> None:
+        super().__init__()
+        self.norm1 = RMSNorm(config.dim, config.norm_eps)
+        self.attention = Attention(config, lora)
+        self.norm2 = RMSNorm(config.dim, config.norm_eps)
+        self.mlp = GatedMlp(config, lora)
+
+    def forward(self, x: Tensor, run: _Pass, layer: int) -> Tensor:
+        """(B, T, dim) to (B, T, dim)."""
+        x = x + self.attention(self.norm1(x), run, layer)
+        return x + self.mlp(self.norm2(x), run)
+
+
+class Decoder(nn.Module):
+    """Frozen base with LoRA experts, a scale head when K > 1, and `extra_tokens` trainable vocabulary rows.
+
+    Ids from `config.vocab` on are the new rows. The head is tied to the embeddings, base and new alike. The base may be
+    stored in bfloat16 (`cast_base`) while what trains stays float32: each layer computes in its base's dtype.
+    """
+
+    def __init__(self, config: DecoderConfig, lora: LoraConfig, extra_tokens: int) -> None:
+        super().__init__()
+        self.config = config
+        self.experts = lora.experts
+        self.embedding = nn.Embedding(config.vocab, config.dim).requires_grad_(False)
+        self.new_rows = nn.Parameter(torch.randn(extra_tokens, config.dim) * 0.02)
+        self.layers = nn.ModuleList(Layer(config, lora) for _ in range(config.layers))
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.scale_head = ScaleHead(config.dim, lora) if lora.experts > 1 else None
+        nn.init.normal_(self.embedding.weight, std=0.02)
+
+    def cast_base(self, dtype: torch.dtype) -> None:
+        """Store the frozen weights in `dtype`."""
+        for name, parameter in self.named_parameters():
+            if is_base(name):
+                parameter.data = parameter.data.to(dtype)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids (B, T) to embeddings (B, T, dim)."""
+        base = self.embedding(ids.clamp(max=self.config.vocab - 1))
+        new = F.embedding((ids - self.config.vocab).clamp(min=0), self.new_rows)
+        return torch.where((ids >= self.config.vocab)[..., None], new, base)
+
+    def new_cache(self, capacity: int, batch: int = 1) -> DecoderCache:
+        """An empty cache for `capacity` tokens of `batch` sequences of equal length."""
+        passes = 1 if self.scale_head is None else 2
+        config, weight = self.config, self.embedding.weight
+        shape = (passes, config.layers, batch, config.kv_heads, capacity, config.dim // config.heads)
+        return DecoderCache(shape, weight.dtype, weight.device)
+
+    def forward(self, embeds: Tensor, cache: DecoderCache | None = None) -> tuple[Tensor, Tensor]:
+        """Embeddings (B, T, dim) to hidden states after the final norm (B, T, dim) and gates (B, T, K).
+
+        With a cache the T tokens follow those it holds, and are added to it. Raises `ValueError` if they do not fit.
+        """
+        batch, tokens, _ = embeds.shape
+        if cache is not None:
+            cache.check(batch, tokens)
+        if self.scale_head is None:
+            gates = embeds.new_ones(batch, tokens, 1, dtype=torch.float32)
+            hidden = self._traverse(embeds, None, True, cache, 0)
+        else:
+            with torch.no_grad():
+                base = self._traverse(embeds, None, False, cache, 0)
+            gates = self.scale_head(base)
+            hidden = self._traverse(embeds, gates, True, cache, 1)
+        if cache is not None:
+            cache.length += tokens
+        return hidden, gates
+
+    def _traverse(
+        self, x: Tensor, gates: Tensor | None, adapt: bool, cache: DecoderCache | None, slot: int
+    ) -> Tensor:
+        tokens, past = x.shape[1], 0 if cache is None else cache.length
+        cos, sin = self._rotary(past, tokens, x.device)
+        mask = None
+        if past and tokens > 1:
+            mask = torch.ones(tokens, past + tokens, dtype=torch.bool, device=x.device).tril(past)
+        run = _Pass(cos, sin, mask, not past and tokens > 1, gates, adapt, cache, slot)
+        for index, layer in enumerate(self.layers):
+            x = layer(x, run, index)
+        return self.norm(x)
+
+    def _rotary(self, start: int, tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (T, head_dim) of positions start .. start + tokens - 1."""
+        half = self.config.dim // self.config.heads // 2
+        frequency = self.config.rope_theta ** (-torch.arange(half, device=device, dtype=torch.float32) / half)
+        angle = torch.arange(start, start + tokens, device=device, dtype=torch.float32)[:, None] * frequency
+        angle = torch.cat([angle, angle], -1)
+        return angle.cos(), angle.sin()
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states (..., dim) to logits (..., vocab + extra_tokens). Select positions before, the head is big."""
+        weight = self.embedding.weight
+        hidden = hidden.to(weight.dtype)
+        return torch.cat([F.linear(hidden, weight), F.linear(hidden, self.new_rows.to(weight.dtype))], -1)
+
+    def token_loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Mean next-token cross-entropy of hidden (B, T, dim) at the supervised labels (B, T) (unshifted, else IGNORE)."""
+        targets = labels[:, 1:]
+        supervised = targets != IGNORE
+        logits = self.logits(hidden[:, :-1][supervised])
+        return F.cross_entropy(logits.float(), targets[supervised])
+
+    @torch.no_grad()
+    def generate(
+        self, embeds: Tensor, cache: DecoderCache, max_new_tokens: int, stop_ids: Collection[int]
+    ) -> Iterator[int]:
+        """Yield greedy token ids that follow embeds (1, T, dim) until one of `stop_ids` (not yielded).
+
+        Exhausted, the iterator leaves the prompt and every yielded token in the cache, ready for what comes next.
+        """
+        hidden, _ = self(embeds, cache)
+        for _ in range(max_new_tokens):
+            token = int(self.logits(hidden[0, -1]).argmax())
+            if token in stop_ids:
+                return
+            yield token
+            hidden, _ = self(self.embed(torch.tensor([[token]], device=embeds.device)), cache)
+
+
+def load_llama(decoder: Decoder, source: Path | Mapping[str, Tensor]) -> None:
+    """Fill the frozen base from a Hugging Face Llama or Qwen2: a folder with `model.safetensors`, or its state dict.
+
+    Raises `ValueError` where a tensor is missing, does not fit, or the head is not tied to the embeddings.
+    """
+    weights = load_file(source / "model.safetensors") if isinstance(source, Path) else dict(source)
+    try:
+        _copy_base(decoder, weights)
+    except KeyError as error:
+        raise ValueError(f"these are not the decoder's base weights: tensor {error} is missing") from error
+    except RuntimeError as error:
+        raise ValueError(f"these base weights have other sizes than the decoder: {error}") from error
+
+
+@torch.no_grad()
+def _copy_base(decoder: Decoder, weights: dict[str, Tensor]) -> None:
+    embedding = weights["model.embed_tokens.weight"]
+    if not torch.equal(weights.get("lm_head.weight", embedding), embedding):
+        raise ValueError("the decoder ties its head to the embeddings, these base weights have a separate lm_head")
+    decoder.embedding.weight.copy_(embedding)
+    decoder.norm.weight.copy_(weights["model.norm.weight"])
+    for index, layer in enumerate(decoder.layers):
+        prefix = f"model.layers.{index}."
+        layer.norm1.weight.copy_(weights[prefix + "input_layernorm.weight"])
+        layer.norm2.weight.copy_(weights[prefix + "post_attention_layernorm.weight"])
+        projections = [f"{prefix}self_attn.{name}_proj" for name in "qkv"]
+        layer.attention.qkv.load_base(
+            [weights[f"{name}.weight"] for name in projections],
+            [weights[f"{name}.bias"] for name in projections] if decoder.config.qkv_bias else None,
+        )
+        layer.attention.out.load_base([weights[prefix + "self_attn.o_proj.weight"]])
+        layer.mlp.gate.weight.copy_(weights[prefix + "mlp.gate_proj.weight"])
+        layer.mlp.up.load_base([weights[prefix + "mlp.up_proj.weight"]])
+        layer.mlp.down.load_base([weights[prefix + "mlp.down_proj.weight"]])
