@@ -10,7 +10,7 @@ that no label points at.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +25,8 @@ from model.experts import GatedLora, ScaleHead
 IGNORE = -100
 """Label of a position that is not supervised."""
 
-
-def is_base(name: str) -> bool:
-    """Whether a parameter of `Decoder` (by its name inside it) belongs to the frozen language model."""
-    return "lora_" not in name and not name.startswith(("new_rows", "scale_head"))
+CACHE_TOKENS = 1024
+"""Room for a prompt with its picture, a long instruction and a long answer; 24 MB per pass in bfloat16."""
 
 
 class DecoderCache:
@@ -172,10 +170,15 @@ class Decoder(nn.Module):
         self.scale_head = ScaleHead(config.dim, lora) if lora.experts > 1 else None
         nn.init.normal_(self.embedding.weight, std=0.02)
 
+    @staticmethod
+    def is_base(name: str) -> bool:
+        """Whether the parameter of this name (relative to the decoder) belongs to the frozen language model."""
+        return "lora_" not in name and not name.startswith(("new_rows", "scale_head"))
+
     def cast_base(self, dtype: torch.dtype) -> None:
         """Store the frozen weights in `dtype`."""
         for name, parameter in self.named_parameters():
-            if is_base(name):
+            if self.is_base(name):
                 parameter.data = parameter.data.to(dtype)
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -184,42 +187,60 @@ class Decoder(nn.Module):
         new = F.embedding((ids - self.config.vocab).clamp(min=0), self.new_rows)
         return torch.where((ids >= self.config.vocab)[..., None], new, base)
 
-    def new_cache(self, capacity: int, batch: int = 1) -> DecoderCache:
+    def new_cache(self, capacity: int = CACHE_TOKENS, batch: int = 1) -> DecoderCache:
         """An empty cache for `capacity` tokens of `batch` sequences of equal length."""
         passes = 1 if self.scale_head is None else 2
         config, weight = self.config, self.embedding.weight
         shape = (passes, config.layers, batch, config.kv_heads, capacity, config.dim // config.heads)
         return DecoderCache(shape, weight.dtype, weight.device)
 
-    def forward(self, embeds: Tensor, cache: DecoderCache | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, embeds: Tensor, mask: Tensor | None = None, cache: DecoderCache | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Embeddings (B, T, dim) to hidden states after the final norm (B, T, dim) and gates (B, T, K).
 
-        With a cache the T tokens follow those it holds, and are added to it. Raises `ValueError` if they do not fit.
+        `mask` (B, T) bool is true at real tokens; only left padding needs one, and none goes with a cache. With a cache
+        the T tokens follow those it holds, and are added to it. Raises `ValueError` if they do not fit.
         """
         batch, tokens, _ = embeds.shape
         if cache is not None:
             cache.check(batch, tokens)
+        attended = self._attended(tokens, mask, cache)
         if self.scale_head is None:
             gates = embeds.new_ones(batch, tokens, 1, dtype=torch.float32)
-            hidden = self._traverse(embeds, None, True, cache, 0)
+            hidden = self._traverse(embeds, attended, None, True, cache, 0)
         else:
             with torch.no_grad():
-                base = self._traverse(embeds, None, False, cache, 0)
+                base = self._traverse(embeds, attended, None, False, cache, 0)
             gates = self.scale_head(base)
-            hidden = self._traverse(embeds, gates, True, cache, 1)
+            hidden = self._traverse(embeds, attended, gates, True, cache, 1)
         if cache is not None:
             cache.length += tokens
         return hidden, gates
 
+    def _attended(self, tokens: int, mask: Tensor | None, cache: DecoderCache | None) -> Tensor | None:
+        """Which keys each new token sees, broadcastable to (B, heads, T, past + T); None for plain causal attention."""
+        past = 0 if cache is None else cache.length
+        if tokens == 1 or (mask is None and not past):
+            return None
+        causal = torch.ones(tokens, past + tokens, dtype=torch.bool, device=self.norm.weight.device).tril(past)
+        if mask is None:
+            return causal
+        # A padded token sees itself: attention over nothing would be undefined and spoil its whole sequence.
+        return causal & mask[:, None, None, :] | torch.eye(tokens, dtype=torch.bool, device=mask.device)
+
     def _traverse(
-        self, x: Tensor, gates: Tensor | None, adapt: bool, cache: DecoderCache | None, slot: int
+        self,
+        x: Tensor,
+        attended: Tensor | None,
+        gates: Tensor | None,
+        adapt: bool,
+        cache: DecoderCache | None,
+        slot: int,
     ) -> Tensor:
-        tokens, past = x.shape[1], 0 if cache is None else cache.length
-        cos, sin = self._rotary(past, tokens, x.device)
-        mask = None
-        if past and tokens > 1:
-            mask = torch.ones(tokens, past + tokens, dtype=torch.bool, device=x.device).tril(past)
-        run = _Pass(cos, sin, mask, not past and tokens > 1, gates, adapt, cache, slot)
+        tokens = x.shape[1]
+        cos, sin = self._rotary(0 if cache is None else cache.length, tokens, x.device)
+        run = _Pass(cos, sin, attended, attended is None and tokens > 1, gates, adapt, cache, slot)
         for index, layer in enumerate(self.layers):
             x = layer(x, run, index)
         return self.norm(x)
@@ -237,29 +258,6 @@ class Decoder(nn.Module):
         weight = self.embedding.weight
         hidden = hidden.to(weight.dtype)
         return torch.cat([F.linear(hidden, weight), F.linear(hidden, self.new_rows.to(weight.dtype))], -1)
-
-    def token_loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """Mean next-token cross-entropy of hidden (B, T, dim) at the supervised labels (B, T) (unshifted, else IGNORE)."""
-        targets = labels[:, 1:]
-        supervised = targets != IGNORE
-        logits = self.logits(hidden[:, :-1][supervised])
-        return F.cross_entropy(logits.float(), targets[supervised])
-
-    @torch.no_grad()
-    def generate(
-        self, embeds: Tensor, cache: DecoderCache, max_new_tokens: int, stop_ids: Collection[int]
-    ) -> Iterator[int]:
-        """Yield greedy token ids that follow embeds (1, T, dim) until one of `stop_ids` (not yielded).
-
-        Exhausted, the iterator leaves the prompt and every yielded token in the cache, ready for what comes next.
-        """
-        hidden, _ = self(embeds, cache)
-        for _ in range(max_new_tokens):
-            token = int(self.logits(hidden[0, -1]).argmax())
-            if token in stop_ids:
-                return
-            yield token
-            hidden, _ = self(self.embed(torch.tensor([[token]], device=embeds.device)), cache)
 
 
 def load_llama(decoder: Decoder, source: Path | Mapping[str, Tensor]) -> None:

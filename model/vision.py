@@ -102,24 +102,22 @@ def pixel_shuffle(tokens: Tensor, grid: tuple[int, int], factor: int) -> Tensor:
 
 
 class Connector(nn.Module):
-    """Pixel shuffle, LayerNorm and a two-layer MLP from vision width to decoder width (InternVL's `mlp1`)."""
+    """LayerNorm and a two-layer MLP from pixel-shuffled features to decoder width (InternVL's `mlp1`)."""
 
     def __init__(self, vision: VisionConfig, dim: int) -> None:
         super().__init__()
-        self.config = vision
         folded = vision.dim * vision.shuffle**2
         self.norm = nn.LayerNorm(folded)
         self.fc1 = nn.Linear(folded, dim)
         self.fc2 = nn.Linear(dim, dim)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Patch features (B, N, vision.dim) to image embeddings (B, N / shuffle^2, dim)."""
-        folded = pixel_shuffle(features, self.config.grid, self.config.shuffle)
+    def forward(self, folded: Tensor) -> Tensor:
+        """Output of `pixel_shuffle` (B, M, vision.dim * shuffle^2) to image embeddings (B, M, dim)."""
         return self.fc2(F.gelu(self.fc1(self.norm(folded))))
 
 
-def preprocess(image: Tensor | NDArray[np.uint8] | Image, size: tuple[int, int] = (168, 224)) -> Tensor:
-    """Squash uint8 RGB (..., H, W, 3) to ImageNet-normalised float32 (..., 3, *size); leading axes are kept.
+def preprocess(image: Tensor | NDArray[np.uint8] | Image, config: VisionConfig) -> Tensor:
+    """Squash uint8 RGB (..., H, W, 3) to ImageNet-normalised float32 (..., 3, height, width); leading axes are kept.
 
     The aspect ratio is ignored (reference 2.1). Bicubic with antialiasing, so one scene rendered at different
     resolutions gives nearly the same pixels. Raises `ValueError` for anything but uint8 RGB.
@@ -130,6 +128,7 @@ def preprocess(image: Tensor | NDArray[np.uint8] | Image, size: tuple[int, int] 
             f"expected uint8 RGB pixels of shape (..., height, width, 3), got {pixels.dtype} {tuple(pixels.shape)}; "
             "convert the picture with PIL's convert('RGB') first"
         )
+    size = (config.height, config.width)
     leading, frame = pixels.shape[:-3], pixels.shape[-3:]
     flat = pixels.reshape(-1, *frame).permute(0, 3, 1, 2)
     if flat.shape[-2:] != size:

@@ -1,0 +1,166 @@
+"""ChatML prompts: what the decoder reads, where the picture and the latent queries sit, and what it is trained to say.
+
+Forms of reference 4.1. What people type is inert: control tokens are placed by id, text is encoded with special
+tokens disabled, and the new tokens (queries, picture marks) have no spelling at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from model.config import InstructVLAConfig
+from model.language import IGNORE
+
+EXTRA_TOKENS = 3
+"""New vocabulary rows beside the queries: start of picture, end of picture, picture slot; in this order after them."""
+
+ACT = "What action should the robot take to {}?"
+THINK = ACT + " First answer my question."
+MOTION = ACT + " Give both move primitive and action."
+
+
+@dataclass(frozen=True)
+class PromptIds:
+    """One sequence of T tokens. `labels` are unshifted: the id where the assistant speaks, `IGNORE` elsewhere."""
+
+    ids: Tensor
+    """(T,) int64."""
+    labels: Tensor
+    """(T,) int64."""
+    image_positions: Tensor
+    """(T,) bool, true at the picture's slots."""
+    query_positions: Tensor
+    """(T,) bool, true at the latent queries."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded sequences, each field (B, T); `mask` is true at real tokens."""
+
+    ids: Tensor
+    labels: Tensor
+    image_positions: Tensor
+    query_positions: Tensor
+    mask: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        return Batch(**{name: value.to(device) for name, value in vars(self).items()})
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Read `tokenizer.json`; the result never turns text into special tokens."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def collate(prompts: Sequence[PromptIds]) -> Batch:
+    """Pad sequences on the right to a common length."""
+
+    def pad(name: str, value: int) -> Tensor:
+        return pad_sequence([getattr(prompt, name) for prompt in prompts], batch_first=True, padding_value=value)
+
+    lengths = torch.tensor([len(prompt.ids) for prompt in prompts])
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    return Batch(pad("ids", 0), pad("labels", IGNORE), pad("image_positions", 0), pad("query_positions", 0), mask)
+
+
+class Prompter:
+    """Builds sequences for one model: open prompts to be continued, and complete training examples."""
+
+    def __init__(self, tokenizer: Tokenizer, config: InstructVLAConfig) -> None:
+        self._tokenizer = tokenizer
+        self._vocab, self._slots, self._system = config.decoder.vocab, config.vision.tokens, config.system_prompt
+        self._start, self._end = tokenizer.token_to_id("<|im_start|>"), tokenizer.token_to_id("<|im_end|>")
+        first_mark = config.decoder.vocab + config.queries
+        self._image_start, self._image_end, self._image_slot = range(first_mark, first_mark + EXTRA_TOKENS)
+        self.query_ids = torch.arange(config.decoder.vocab, first_mark)
+        """(Q,) ids of the latent queries. After a finished thought they are all that is missing: the model has written
+        the space that separates them itself."""
+        self.stop_ids = frozenset({self._end, config.decoder.vocab})
+        """Where generated text ends: at the end of the turn, or where the queries begin."""
+
+    def act(self, instruction: str) -> PromptIds:
+        """Open prompt for direct action: `query_ids` follow."""
+        return self._open(ACT.format(instruction))
+
+    def think(self, instruction: str) -> PromptIds:
+        """Open prompt for a thought, then `query_ids`."""
+        return self._open(THINK.format(instruction))
+
+    def question(self, text: str) -> PromptIds:
+        """Open prompt for an answer about the picture."""
+        return self._open(text)
+
+    def act_example(self, instruction: str) -> PromptIds:
+        """Training sequence: direct action."""
+        return self._sequence([*self._user(ACT.format(instruction)), *self._assistant(None, True)])
+
+    def think_example(self, instruction: str, thought: str) -> PromptIds:
+        """Training sequence: thought, then action."""
+        return self._sequence([*self._user(THINK.format(instruction)), *self._assistant(thought, True)])
+
+    def motion_example(self, instruction: str, motion: str) -> PromptIds:
+        """Training sequence: language motion, then action."""
+        return self._sequence([*self._user(MOTION.format(instruction)), *self._assistant(motion, True)])
+
+    def conversation(self, turns: Sequence[tuple[str, str]], instruction: str | None = None) -> PromptIds:
+        """Training sequence: (question, answer) turns about one picture, which stands before the first question.
+
+        With `instruction`, a last turn asks for the action and is answered by the queries alone.
+        """
+        pieces: list[_Piece] = []
+        for question, answer in turns:
+            pieces += [*self._user(question, image=not pieces), *self._assistant(answer, False)]
+        if instruction is not None:
+            pieces += [*self._user(ACT.format(instruction), image=not pieces), *self._assistant(None, True)]
+        return self._sequence(pieces)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated ids, control and new tokens left out."""
+        return self._tokenizer.decode([i for i in ids if i < self._vocab], skip_special_tokens=True)
+
+    def _open(self, user: str) -> PromptIds:
+        return self._sequence([*self._user(user), self._header("assistant\n")])
+
+    def _text(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def _header(self, text: str) -> _Piece:
+        return _Piece([self._start, *self._text(text)])
+
+    def _user(self, text: str, image: bool = True) -> list[_Piece]:
+        closing = [self._end, *self._text("\n")]
+        if not image:
+            return [self._header(f"user\n{text}"), _Piece(closing)]
+        picture = [self._image_start, *[self._image_slot] * self._slots, self._image_end]
+        return [self._header("user\n"), _Piece([*picture, *self._text(f"\n{text}"), *closing])]
+
+    def _assistant(self, text: str | None, queries: bool) -> list[_Piece]:
+        said = self._text(f"{text} " if queries else text) if text is not None else []
+        if queries:
+            said += self.query_ids.tolist()
+        said.append(self._end)
+        return [self._header("assistant\n"), _Piece(said, supervised=True), _Piece(self._text("\n"))]
+
+    def _sequence(self, pieces: Sequence[_Piece]) -> PromptIds:
+        if self._system:
+            pieces = [self._header(f"system\n{self._system}"), _Piece([self._end, *self._text("\n")]), *pieces]
+        ids = torch.tensor([i for piece in pieces for i in piece.ids])
+        said = torch.tensor([piece.supervised for piece in pieces for _ in piece.ids])
+        queries = (ids >= self._vocab) & (ids < self._image_start)
+        return PromptIds(ids, ids.where(said, IGNORE), ids == self._image_slot, queries)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    ids: list[int]
+    supervised: bool = False
