@@ -1,0 +1,113 @@
+"""One rollout as a stream of typed events. Knows no web page: the page, the recording and the tests all drive this."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from app.events import (
+    Command,
+    Event,
+    Failure,
+    Frame,
+    Outcome,
+    Planned,
+    SceneReady,
+    StepTiming,
+    ThoughtDone,
+    ThoughtStarted,
+    ThoughtToken,
+)
+from sim.interface import CONTROL_HZ, Action, Observation, Policy, StepResult
+from sim.tasks import SceneSpec, rule
+from sim.worker import WorkerError
+
+PLAIN_ERRORS = (WorkerError, ValueError)
+"""Errors whose text is written for the visitor; anything else is a bug and is logged by the page."""
+
+
+class Simulator(Protocol):
+    """The part of `sim.worker.SimWorker` a rollout needs."""
+
+    last_jpeg: bytes
+
+    def reset(self, spec: SceneSpec) -> Observation: ...
+
+    def step(self, action: Action, render: bool = True) -> StepResult: ...
+
+    def expert_action(self) -> Action: ...
+
+
+class ThinkingPolicy(Policy, Protocol):
+    """The part of `model.policy.InstructPolicy` a rollout needs; `pilots.Expert` has it too."""
+
+    @property
+    def thinking_due(self) -> bool: ...
+
+    @property
+    def needs_image(self) -> bool: ...
+
+    @property
+    def timings(self) -> dict[str, float]: ...
+
+    @property
+    def focus(self) -> dict[str, tuple[float, float]] | None: ...
+
+    def think(self, observation: Observation, should_stop: Callable[[], bool] | None = None) -> Iterator[str]: ...
+
+
+def run(command: Command, simulator: Simulator, policy: ThinkingPolicy, stop: threading.Event) -> Iterator[Event]:
+    """Play one rollout and tell what happens, ending with an `Outcome` or a `Failure`.
+
+    Setting `stop` ends it within one control step: it is looked at between streamed words, after planning and before
+    every call of the simulator. Closing the iterator does the same.
+    """
+    started = time.monotonic()
+    spec = command.spec
+    steps = 0
+
+    def outcome(success: bool) -> Outcome:
+        return Outcome(success, rule(spec.goal), steps, time.monotonic() - started, stopped=stop.is_set() and not success)
+
+    try:
+        observation = simulator.reset(spec)
+        yield SceneReady(simulator.last_jpeg, spec, spec.text)
+        policy.reset(spec.text, seed=command.seed)
+        while not stop.is_set():
+            if policy.thinking_due:
+                yield from _think(policy, observation, stop)
+                if stop.is_set():
+                    break
+            plans = policy.needs_image
+            before = time.monotonic()
+            action = policy.act(observation)
+            if plans:
+                yield Planned(dict(policy.timings), policy.focus)
+            if stop.is_set():
+                break
+            acted = time.monotonic()
+            result = simulator.step(action)
+            stepped = time.monotonic()
+            steps, observation = steps + 1, result.observation
+            yield Frame(simulator.last_jpeg, steps, steps / CONTROL_HZ)
+            yield StepTiming(steps, (acted - before) * 1e3, (stepped - acted) * 1e3)
+            if result.done:
+                yield outcome(result.success)
+                return
+        yield outcome(False)
+    except PLAIN_ERRORS as error:
+        yield Failure(str(error))
+
+
+def _think(policy: ThinkingPolicy, observation: Observation, stop: threading.Event) -> Iterator[Event]:
+    """Stream one thought; the words so far are the thought when it is cut short."""
+    yield ThoughtStarted(observation.step)
+    words = []
+    for piece in policy.think(observation, should_stop=stop.is_set):
+        words.append(piece)
+        yield ThoughtToken(piece)
+        if stop.is_set():
+            break
+    yield ThoughtDone("".join(words).strip())

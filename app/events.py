@@ -1,0 +1,102 @@
+"""What happens during a rollout, as plain values: the page and the recording both live on this stream and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from sim.tasks import SceneSpec
+
+
+@dataclass(frozen=True)
+class SceneReady:
+    """The scene stands as its seed says. `jpeg` is the first camera frame."""
+
+    jpeg: bytes
+    spec: SceneSpec
+    instruction: str
+
+
+@dataclass(frozen=True)
+class ThoughtStarted:
+    """The policy starts to write, before control step `step` (0 is the first)."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class ThoughtToken:
+    """The next piece of the thought, as decoded."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ThoughtDone:
+    """The whole thought."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A new chunk of actions: milliseconds per part, and where in the image the policy means to act (u, v in [0, 1])."""
+
+    timings: dict[str, float]
+    focus: dict[str, tuple[float, float]] | None
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The camera after `step` control steps, `sim_time` simulated seconds into the rollout."""
+
+    jpeg: bytes
+    step: int
+    sim_time: float
+
+
+@dataclass(frozen=True)
+class StepTiming:
+    """Wall-clock milliseconds one control step took: the policy's part and the simulator's (physics and camera)."""
+
+    step: int
+    policy_ms: float
+    simulator_ms: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How it ended. `rule` is the success rule in words; `seconds` is wall-clock time; `stopped` means by the visitor."""
+
+    success: bool
+    rule: str
+    steps: int
+    seconds: float
+    stopped: bool = False
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The rollout could not go on; one plain sentence for the visitor."""
+
+    message: str
+
+
+Event = SceneReady | ThoughtStarted | ThoughtToken | ThoughtDone | Planned | Frame | StepTiming | Outcome | Failure
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a visitor asks for: a scene, the words for the policy (`spec.text`), whether to think aloud, the noise seed."""
+
+    spec: SceneSpec
+    think: bool = True
+    seed: int = 0
+
+
+def to_json(event: Event) -> dict[str, Any]:
+    """One JSON-ready dict per event: `type` and the fields, images left out (the video has them)."""
+    values = {f.name: getattr(event, f.name) for f in fields(event) if f.name != "jpeg"}
+    if isinstance(event, SceneReady):
+        values["spec"] = event.spec.model_dump(mode="json")
+    return {"type": type(event).__name__, **values}

@@ -1,0 +1,121 @@
+"""The whole page: header, tabs, theme, and `serve`, which `app.py` calls.
+
+    from app.page import serve
+    serve("nano")            # starts model and simulators in the background and blocks until Ctrl+C
+"""
+
+from __future__ import annotations
+
+import os
+from html import escape
+from pathlib import Path
+
+import gradio as gr
+import PIL.Image
+
+from app.pilots import Learned, Pilot, Scripted
+from app.scenes import EXAMPLES
+from app.sessions import Sessions
+from app.views import command
+from sim.worker import WorkerPool
+
+RECORDINGS = Path("recordings")
+STYLE = Path(__file__).with_name("page.css")
+MAX_PIXELS = 12_000_000
+"""Larger pictures are refused before they are decoded: a small file can unpack to gigabytes."""
+WAITING_VISITORS = 32
+CACHE_CHECK_S, CACHE_AGE_S = 600, 3600
+POLL_S = 1.0
+
+THEME = gr.themes.Soft(
+    primary_hue="teal",
+    secondary_hue="teal",
+    neutral_hue="slate",
+    font=["ui-sans-serif", "system-ui", "sans-serif"],
+    font_mono=["ui-monospace", "monospace"],
+)
+
+
+def build(pilot: Pilot, sessions: Sessions, recordings: Path = RECORDINGS) -> gr.Blocks:
+    """Assemble the page for one pilot (who drives) and the simulators it may use."""
+    cache = (CACHE_CHECK_S, CACHE_AGE_S)
+    with gr.Blocks(title="InstructVLA", analytics_enabled=False, delete_cache=cache) as page:
+        gr.HTML(
+            "<h1>InstructVLA</h1><p>Tell a simulated robot arm what to do. It looks, writes down what it means to do, "
+            "and does it.</p>",
+            elem_id="title",
+        )
+        badge = gr.HTML(model_badge(pilot), elem_id="model")
+        command.build(pilot, sessions, recordings)
+
+        poll = gr.Timer(POLL_S, active=pilot.state == "loading")
+        poll.tick(
+            lambda: (model_badge(pilot), gr.Timer(active=pilot.state == "loading")),
+            outputs=[badge, poll],
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        page.load(lambda: model_badge(pilot), outputs=badge, show_progress="hidden", api_visibility="private")
+        page.unload(lambda request: close_tab(sessions, request))
+    page.queue(max_size=WAITING_VISITORS, default_concurrency_limit=4)
+    return page
+
+
+def model_badge(pilot: Pilot) -> str:
+    """Who drives, what it was trained on and whether it is ready, as HTML."""
+    detail = pilot.error if pilot.state == "failed" else pilot.describe()
+    mend = " Run <code>python app.py doctor</code> to see what is missing." if pilot.state == "failed" else ""
+    words = {"loading": "loading the model", "ready": "ready", "failed": "failed"}[pilot.state]
+    return (
+        f'<div class="badge {pilot.state}" role="status"><b>{escape(pilot.name)}</b><span class="state">{words}</span>'
+        f'<span class="detail">{escape(detail or "")}{mend}</span></div>'
+    )
+
+
+def close_tab(sessions: Sessions, request: gr.Request) -> None:
+    """The visitor has gone: whatever runs for that tab stops."""
+    sessions.stop(request.session_hash or "")
+
+
+def serve(
+    model: str = "nano",
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    workers: int = 1,
+    recordings: Path = RECORDINGS,
+) -> None:
+    """Start the page and serve it until Ctrl+C; model and simulators come up in the background while it is already open.
+
+    Args:
+        model: "nano", a checkpoint folder, or "expert" for the scripted expert.
+        host, port: where to listen; "0.0.0.0" opens it to the network.
+        workers: simulators, that is rollouts at the same time.
+        recordings: folder for finished rollouts.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    PIL.Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses at twice this number
+    pilot: Pilot = Scripted() if model == "expert" else Learned(model)
+    recordings = recordings.resolve()
+    recordings.mkdir(parents=True, exist_ok=True)
+    with WorkerPool(workers) as pool:
+        launch(build(pilot, Sessions(pool, workers), recordings), host, port, recordings)
+
+
+def launch(page: gr.Blocks, host: str, port: int, recordings: Path, block: bool = True) -> None:
+    """Open the port, and with `block` stay until Ctrl+C. Only finished recordings and the shipped examples may be read through it."""
+    page.launch(
+        server_name=host,
+        server_port=port,
+        prevent_thread_lock=not block,
+        theme=THEME,
+        css_paths=STYLE,
+        allowed_paths=[str(recordings), str(EXAMPLES)],
+        max_file_size="5mb",
+        show_error=False,
+        run_history=False,
+        footer_links=["api", "settings"],
+        quiet=True,
+    )

@@ -1,0 +1,90 @@
+"""What a visitor may choose: families of tasks, scene numbers, words; and how often the model solved such scenes."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+from app.recording import Recording
+from sim.suite import EVALUATION_SEEDS
+from sim.tasks import Kind, SceneSpec, instruction, sample_goal
+
+ASSETS = Path(__file__).resolve().parents[1] / "assets"
+EXAMPLES = ASSETS / "examples"
+CHECKPOINTS = ASSETS / "checkpoints"
+
+FAMILIES: dict[str, Kind] = {
+    "Pick up": "pick",
+    "Put on": "put_on",
+    "Put in": "put_in",
+    "Stack": "stack",
+    "Move near": "near",
+    "Open drawer": "open",
+    "Close drawer": "close",
+}
+LABELS: dict[str, str] = {kind: label for label, kind in FAMILIES.items()}
+INSTRUCTION_LIMIT = 500
+FIRST_SEED = EVALUATION_SEEDS.start
+LAST_SEED = EVALUATION_SEEDS.stop - 1
+
+
+def spec(kind: Kind, seed: int, words: str | None = None) -> SceneSpec:
+    """The scene `seed` of a family, laid out as the evaluation does, so that the measured odds hold for it."""
+    distractors = 0 if kind in ("open", "close") else 1
+    return SceneSpec(goal=sample_goal(kind, seed), seed=seed, distractors=distractors, instruction=words)
+
+
+def template(kind: Kind, seed: int) -> str:
+    """The scene's own instruction."""
+    return instruction(sample_goal(kind, seed))
+
+
+def shuffled_seed() -> int:
+    """A scene number nobody trained on."""
+    return random.randrange(FIRST_SEED, LAST_SEED + 1)
+
+
+def words_problem(words: str | None) -> str | None:
+    """What is wrong with an instruction, in one line; None when it can be run."""
+    words = (words or "").strip()
+    if not words:
+        return "Type what the robot should do."
+    if len(words) > INSTRUCTION_LIMIT:
+        return f"Keep it to {INSTRUCTION_LIMIT} characters; this has {len(words):,}."
+    if not any(character.isalnum() for character in words):
+        return "There is no word in this. Type what the robot should do."
+    return None
+
+
+def seed_problem(seed: float | None) -> str | None:
+    """What is wrong with a scene number, in one line; None when it exists."""
+    if seed is None or seed != int(seed) or not 0 <= seed <= LAST_SEED:
+        return f"A whole number from 0 to {LAST_SEED}."
+    return None
+
+
+def odds(kind: Kind, model: str) -> str:
+    """How often the model solved this family when it was measured, with its 95 % Wilson interval."""
+    if model == "expert":
+        return "The expert knows where everything is; its success says nothing about a model."
+    folder = CHECKPOINTS / model if (CHECKPOINTS / model).is_dir() else Path(model)
+    try:
+        report = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+        task = next(task for task in report["tasks"] if task["name"] == kind)
+        low, high = 100 * task["wilson_low"], 100 * task["wilson_high"]
+        measured = f"{task['successes']} of {task['episodes']} (95 % interval {low:.0f}\u2013{high:.0f} %)"
+    except (OSError, ValueError, KeyError, StopIteration):
+        return f"{LABELS[kind]}: not measured yet for this model."
+    return f"{LABELS[kind]}: solved {measured} unseen scenes."
+
+
+def examples() -> list[tuple[Kind, int, str]]:
+    """One scene per family with its instruction, ready to click."""
+    return [(kind, FIRST_SEED, template(kind, FIRST_SEED)) for kind in FAMILIES.values()]
+
+
+def shipped_example() -> Recording | None:
+    """A finished rollout that comes with the project; shown before anybody has pressed Run."""
+    found = sorted(folder for folder in EXAMPLES.glob("*") if (folder / "rollout.mp4").is_file())
+    return Recording(found[0]) if found else None
