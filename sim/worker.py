@@ -23,7 +23,7 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 
 from sim.interface import ACTION_DIM, Action, Observation, StepResult
-from sim.world_process import Call, Fault, JpegObservation, Reply, Run, child_environment, serve
+from sim.process import Call, Fault, JpegObservation, Reply, Run, child_environment, serve
 
 log = logging.getLogger(__name__)
 

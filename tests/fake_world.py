@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ class FakeWorld:
         seed = spec["seed"] if plain else spec.seed
         if seed < 0:
             raise ValueError("a seed cannot be negative")
-        self.limit = 20 if plain else spec.limit
+        self.limit = 30 if plain else spec.limit
         self.rng = np.random.default_rng(seed)
         self.point = self.rng.uniform(-0.3, 0.3, 3)
         self.count = 0
@@ -35,7 +36,7 @@ class FakeWorld:
         return self.observe()
 
     def observe(self, render: bool = True) -> Observation:
-        image = np.full((self.height, self.width, 3), self.count, np.uint8) if render else None
+        image = np.full((self.height, self.width, 3), 128 + 100 * self.point[0], np.uint8) if render else None
         proprio = np.zeros(8, np.float32)
         proprio[:3] = self.point
         return Observation(image, proprio, self.count)
@@ -47,7 +48,7 @@ class FakeWorld:
         return StepResult(self.observe(render), success, success or self.count >= self.limit)
 
     def expert_action(self) -> np.ndarray:
-        return np.concatenate([np.clip(-self.point, -0.05, 0.05), [0.0, 0.0, 0.0, 1.0]]).astype(np.float32)
+        return np.concatenate([np.clip(-self.point, -0.02, 0.02), [0.0, 0.0, 0.0, 1.0]]).astype(np.float32)
 
     def state(self) -> dict[str, Any]:
         return {"point": self.point.copy()}
@@ -95,3 +96,36 @@ class UnbuildableWorld:
 
     def __init__(self, image_size: tuple[int, int]) -> None:
         raise ValueError("no Vulkan device was found")
+
+
+class CrashesOnASeed(BrokenWorld):
+    """One evaluation scene kills every simulator that plays it."""
+
+    def reset(self, spec: Any) -> Observation:
+        observation = super().reset(spec)
+        self.mode = self.CRASH if spec.seed == 1_000_001 else 0
+        return observation
+
+
+class CrashesOnce(BrokenWorld):
+    """Dies in the first scene and never again; the file named by $CRASH_FLAG remembers."""
+
+    def reset(self, spec: Any) -> Observation:
+        observation = super().reset(spec)
+        flag = Path(os.environ["CRASH_FLAG"])
+        self.mode = 0 if flag.exists() else self.CRASH
+        flag.touch()
+        return observation
+
+
+class Stubborn(FakeWorld):
+    """Odd seeds cannot be solved; seed 5 breaks the simulator."""
+
+    def reset(self, spec: Any) -> Observation:
+        self.seed = spec.seed
+        return super().reset(spec)
+
+    def expert_action(self) -> np.ndarray:
+        if self.seed == 5:
+            raise RuntimeError("solver diverged")
+        return super().expert_action() * np.float32(1 - self.seed % 2)

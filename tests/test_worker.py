@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sim.process import Simulator
 from sim.worker import RECYCLE_AT, SimWorker, WorkerError, WorkerPool, WorkerStartError
-from sim.world_process import World
 from tests import fake_world
 from tests.fake_world import RESET, BrokenWorld
 
@@ -29,7 +29,7 @@ def gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
 
 
-def double_count(factor: int, world: World) -> int:
+def double_count(factor: int, world: Simulator) -> int:
     return factor * world.observe(render=False).step
 
 
@@ -59,7 +59,7 @@ def test_bad_requests_leave_the_worker_alive() -> None:
         with pytest.raises(ValueError, match="7 finite numbers"):
             worker.step(np.array([np.nan] * 7))
         with pytest.raises(ValueError, match="7 finite numbers"):
-            worker.step(np.zeros(6))
+            worker.step(np.zeros(6, np.float32))
         assert worker.healthy and worker.step(STILL).observation.step == 1
 
 
@@ -97,8 +97,8 @@ def test_a_garbled_pipe_is_reported() -> None:
             worker.observe()
 
 
-def write_garbage_first(world: World) -> None:
-    """Stand in for a native library that writes to our pipe: the next answer is preceded by bytes that are no message."""
+def write_garbage_first(world: Simulator) -> None:
+    """Stand in for a native library that writes to our pipe: bytes that are no message precede the next answer."""
     import gc
     from multiprocessing.connection import Connection
 
@@ -186,7 +186,7 @@ def test_thread_limits_reach_the_child_and_only_the_child() -> None:
     assert os.environ.get("LP_NUM_THREADS") == before
 
 
-def environment(name: str, world: World) -> str | None:
+def environment(name: str, world: Simulator) -> str | None:
     return os.environ.get(name)
 
 

@@ -30,7 +30,7 @@ LIVE_JPEG_QUALITY = 90
 """Pillow quality of frames on the pipe: no visible loss at 640x480, about 35 kB."""
 
 
-class World(Protocol):
+class Simulator(Protocol):
     """What a simulator offers in its own process; `sim.scenes.Tabletop` is one, tests bring small fakes.
 
     An optional attribute `rebuilds: int` counts scenes built in this process (see `SimWorker`).
@@ -129,14 +129,14 @@ def pack(value: Any) -> Any:
     return value
 
 
-def build_world(path: str, image_size: tuple[int, int]) -> World:
+def build_world(path: str, image_size: tuple[int, int]) -> Simulator:
     """Build the world named "module:callable" with frames of image_size (width, height) pixels."""
     module, _, name = path.partition(":")
-    world: World = getattr(importlib.import_module(module), name)(image_size=image_size)
+    world: Simulator = getattr(importlib.import_module(module), name)(image_size=image_size)
     return world
 
 
-def answer(world: World, message: Call | Run) -> Any:
+def answer(world: Simulator, message: Call | Run) -> Any:
     """Do what the message asks."""
     if isinstance(message, Run):
         return message.function(*message.args, world)
@@ -197,7 +197,7 @@ def _fault(error: Exception) -> Fault:
     return Fault(reason, traceback.format_exc(), isinstance(error, ValueError))
 
 
-def _rebuilds(world: World) -> int:
+def _rebuilds(world: Simulator) -> int:
     return int(getattr(world, "rebuilds", 0))
 
 

@@ -1,0 +1,164 @@
+"""Instruction suites: data files that say which scenes are played, with which words, and what counts as success.
+
+The format is described in `assets/suites/README.md`; the suites that come with the project lie beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sim.tasks import Goal, Kind, SceneSpec, Variation, sample_goal
+
+SUITES = Path(__file__).resolve().parents[1] / "assets" / "suites"
+
+TRAIN_SEEDS = range(0, 500_000)
+"""Scenes that may be recorded as training demonstrations."""
+VALIDATION_SEEDS = range(500_000, 1_000_000)
+"""Scenes for choosing among checkpoints and settings."""
+EVALUATION_SEEDS = range(1_000_000, 2_000_000)
+"""Scenes of reported results: never recorded, never tuned on."""
+
+Split = Literal["train", "validation", "evaluation"]
+
+
+def split_of(seed: int) -> Split:
+    """The split that a scene seed belongs to; ValueError outside all of them."""
+    for name, seeds in (("train", TRAIN_SEEDS), ("validation", VALIDATION_SEEDS), ("evaluation", EVALUATION_SEEDS)):
+        if seed in seeds:
+            return name  # type: ignore[return-value]
+    raise ValueError(f"Scene seeds lie in 0..{EVALUATION_SEEDS.stop - 1}, {seed} does not.")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Seeds(_Strict):
+    """`count` consecutive scene seeds from `start`; none of them a training seed."""
+
+    start: int = EVALUATION_SEEDS.start
+    count: int = Field(default=20, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Seeds:
+        if self.start < TRAIN_SEEDS.stop or self.start + self.count > EVALUATION_SEEDS.stop:
+            raise ValueError(
+                f"seeds must lie in {VALIDATION_SEEDS.start}..{EVALUATION_SEEDS.stop - 1} "
+                "(smaller ones belong to the training data)"
+            )
+        return self
+
+
+class TaskSpec(_Strict):
+    """One row of a result table: a goal, or a family whose goals are drawn from the seeds, and its scenes."""
+
+    name: str = Field(min_length=1, max_length=80)
+    kind: Kind | None = None
+    goal: Goal | None = None
+    seeds: Seeds = Seeds()
+    distractors: int = Field(default=1, ge=0, le=5)
+    objects: tuple[str, ...] | None = None
+    vary: frozenset[Variation] = frozenset()
+    instruction: str | None = Field(default=None, min_length=1, max_length=500)
+    step_limit: int | None = Field(default=None, ge=1, le=1000)
+
+    @model_validator(mode="after")
+    def _check(self) -> TaskSpec:
+        if (self.kind is None) == (self.goal is None):
+            raise ValueError("give either kind (goals drawn from the seeds) or goal (one fixed goal)")
+        self.scene(self.seeds.start)  # an impossible scene should fail now, not in the middle of a run
+        return self
+
+    def scene(self, seed: int) -> SceneSpec:
+        """The scene of one episode."""
+        goal = self.goal
+        if goal is None:
+            assert self.kind is not None
+            goal = sample_goal(self.kind, seed)
+        return SceneSpec(
+            goal=goal,
+            seed=seed,
+            distractors=self.distractors,
+            objects=self.objects,
+            vary=self.vary,
+            instruction=self.instruction,
+            step_limit=self.step_limit,
+        )
+
+    def scenes(self, episodes: int | None = None) -> Iterator[SceneSpec]:
+        """The scenes of the first `episodes` seeds (all: None); more than `count` simply continues the range."""
+        count = self.seeds.count if episodes is None else episodes
+        yield from (self.scene(self.seeds.start + index) for index in range(count))
+
+
+class Suite(_Strict):
+    """A named list of tasks. The reported figure is the mean of the tasks' success rates, each task weighing the same.
+
+    `success` declares the semantics, which move results by tens of points elsewhere: "first" means that an episode ends
+    and succeeds at the first control step at which the task's rule holds, and fails at the step limit.
+    """
+
+    name: str = Field(min_length=1, max_length=80)
+    description: str = ""
+    success: Literal["first"]
+    tasks: tuple[TaskSpec, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Suite:
+        names = [task.name for task in self.tasks]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"two tasks are called {repeated[0]!r}")
+        return self
+
+
+def suite_names() -> list[str]:
+    """The suites that come with the project."""
+    return sorted(path.stem for path in SUITES.glob("*.yaml"))
+
+
+def load_suite(name_or_path: str | Path) -> Suite:
+    """Read a suite by the name of a file in `assets/suites` or by path.
+
+    Raises:
+        ValueError: one line that names the file, the place in it and what is wrong there.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = SUITES / f"{name_or_path}.yaml"
+        if not path.is_file():
+            raise ValueError(
+                f"There is no suite {str(name_or_path)!r}; choose one of {', '.join(suite_names())}, "
+                "or give the path of a .yaml file."
+            )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: is not UTF-8 text.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ValueError(f"{path}{where}: is not valid YAML ({getattr(error, 'problem', None) or error}).") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: a suite is a mapping with name, success and tasks.")
+    try:
+        return Suite.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(f"{path}{_first(error)}") from None
+
+
+def _first(error: ValidationError) -> str:
+    """The first complaint as ", tasks[2].seeds.start: what is wrong"."""
+    detail = error.errors(include_url=False)[0]
+    place = ""
+    for part in detail["loc"]:
+        place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else str(part)
+    message = str(detail["msg"]).removeprefix("Value error, ").splitlines()[0].rstrip(".")
+    return f"{', ' + place if place else ''}: {message}."
