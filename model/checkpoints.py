@@ -61,8 +61,8 @@ def base_weights() -> Path:
             logger.info("Base weights from %s: %s", source, error)
             failures.append(f"{source}: {error}")
     raise RuntimeError(
-        f"The weights of {BASE} could not be fetched. Connect to the internet and try again, or set INSTRUCTVLA_BASE to "
-        f"a folder with its {' and '.join(BASE_FILES)}. Tried " + "; ".join(failures)
+        f"The weights of {BASE} could not be fetched. Connect to the internet and try again, or set INSTRUCTVLA_BASE "
+        f"to a folder with its {' and '.join(BASE_FILES)}. Tried " + "; ".join(failures)
     )
 
 
@@ -124,8 +124,9 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
 
     if _sha256(gguf) != GGUF_SHA256:
         raise ValueError(f"{gguf.name} is not the file this was made for (sha256 differs)")
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    tied = "lm_head.weight"
+    tensors = {name: tensor.bfloat16() for name, tensor in model.state_dict().items() if name != tied}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).backend_tokenizer
     # The GGUF names its splitting rule ("smollm") but transformers does not know it: digits stand alone.
@@ -187,7 +188,7 @@ def load(folder: Path, base: Path | None = None, dtype: torch.dtype = torch.bflo
 
 
 def restore(model: InstructVLA, folder: Path) -> None:
-    """Copy a checkpoint's tensors into `model`. Raises `ValueError` listing all that are missing, unknown or misshapen."""
+    """Copy a checkpoint's tensors into `model`. Raises `ValueError` listing all that do not match."""
     stored = load_file(folder / "model.safetensors")
     wanted = {name: tensor for name, tensor in model.state_dict().items() if not model.is_base(name)}
     problems = [f"missing {name}" for name in wanted.keys() - stored.keys()]

@@ -85,4 +85,5 @@ class ScaleHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, T, dim) to gates (B, T, K), float32, summing to 1 over K."""
-        return self.layers(hidden.to(self.layers[0].weight.dtype)).float().softmax(-1)
+        dtype = next(self.parameters()).dtype
+        return self.layers(hidden.to(dtype)).float().softmax(-1)

@@ -1,8 +1,8 @@
 """The language decoder: a Llama (or Qwen2) stack with LoRA experts, and the key-value caches of its two passes.
 
-With K > 1 experts every forward runs twice (reference 2.3): a gate pass of the frozen base, whose last hidden state sets
-the mixing weights of each token, and a mixed pass with the LoRA experts weighted by them. A token's gate depends on
-earlier tokens alone, so each pass keeps a cache of its own and decoding stays incremental. K = 1 needs no gate pass.
+With K > 1 experts every forward runs twice (reference 2.3): a gate pass of the frozen base, whose last hidden state
+sets each token's mixing weights, and a mixed pass with the LoRA experts weighted by them. A token's gate depends on no
+later token, so each pass keeps a cache of its own and decoding stays incremental. K = 1 needs no gate pass.
 
 Attention is causal, so right padding cannot reach a real token: batches need no mask, their padded outputs are noise
 that no label points at.
@@ -282,6 +282,7 @@ def _copy_base(decoder: Decoder, weights: dict[str, Tensor]) -> None:
     decoder.embedding.weight.copy_(embedding)
     decoder.norm.weight.copy_(weights["model.norm.weight"])
     for index, layer in enumerate(decoder.layers):
+        assert isinstance(layer, Layer)
         prefix = f"model.layers.{index}."
         layer.norm1.weight.copy_(weights[prefix + "input_layernorm.weight"])
         layer.norm2.weight.copy_(weights[prefix + "post_attention_layernorm.weight"])

@@ -79,7 +79,7 @@ class Prompter:
     def __init__(self, tokenizer: Tokenizer, config: InstructVLAConfig) -> None:
         self._tokenizer = tokenizer
         self._vocab, self._slots, self._system = config.decoder.vocab, config.vision.tokens, config.system_prompt
-        self._start, self._end = tokenizer.token_to_id("<|im_start|>"), tokenizer.token_to_id("<|im_end|>")
+        self._start, self._end = self._control("<|im_start|>"), self._control("<|im_end|>")
         first_mark = config.decoder.vocab + config.queries
         self._image_start, self._image_end, self._image_slot = range(first_mark, first_mark + EXTRA_TOKENS)
         self.query_ids = torch.arange(config.decoder.vocab, first_mark)
@@ -130,6 +130,12 @@ class Prompter:
 
     def _open(self, user: str) -> PromptIds:
         return self._sequence([*self._user(user), self._header("assistant\n")])
+
+    def _control(self, name: str) -> int:
+        token = self._tokenizer.token_to_id(name)
+        if token is None:
+            raise ValueError(f"the tokenizer has no {name}: the prompts need one that speaks ChatML")
+        return token
 
     def _text(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
