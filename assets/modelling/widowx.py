@@ -7,52 +7,15 @@ as used by SimplerEnv and ManiSkill. The shapes follow the real arm's outer dime
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import pi
 
 from modelling.shapes import Paint, Part, box, cylinder
+from modelling.urdf import Inertial, Joint, Solid, Vec
 
 BLACK = Paint((38, 39, 42), roughness=0.45)
 SHELL = Paint((62, 64, 68), roughness=0.5)
 METAL = Paint((150, 153, 158), roughness=0.35, metallic=0.6)
 PAD = Paint((112, 114, 118), roughness=0.8)
-
-Vec = tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class Joint:
-    """`limits` is None for fixed joints; `effort` in N m (N for the fingers), `velocity` in rad/s (m/s)."""
-
-    name: str
-    kind: str
-    parent: str
-    child: str
-    origin: Vec
-    axis: Vec
-    limits: tuple[float, float] | None = None
-    effort: float = 0.0
-    velocity: float = pi
-
-
-@dataclass(frozen=True)
-class Inertial:
-    """Mass [kg], centre of mass, orientation, and (ixx, ixy, ixz, iyy, iyz, izz) [kg m^2] about it."""
-
-    mass: float
-    inertia: tuple[float, float, float, float, float, float]
-    origin: Vec = (0, 0, 0)
-    rpy: Vec = (0, 0, 0)
-
-
-@dataclass(frozen=True)
-class Solid:
-    """Collision primitive: a box of `size` (x, y, z), or a cylinder (radius, length, -) along x or z."""
-
-    size: Vec
-    centre: Vec = (0, 0, 0)
-    kind: str = "box"
-
 
 JOINTS = (
     Joint("waist", "revolute", "base_link", "shoulder_link", (0, 0, 0.072), (0, 0, 1), (-pi, pi), 10),
