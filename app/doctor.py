@@ -29,7 +29,7 @@ def check_python() -> Check:
     """Python 3.11 or 3.12."""
     version = sys.version_info[:2]
     works = version in ((3, 11), (3, 12))
-    return Check("Python", works, sys.version.split()[0], "make clean && make setup   (with Python 3.11 or 3.12 on PATH)")
+    return Check("Python", works, sys.version.split()[0], "put Python 3.11 or 3.12 on PATH, then make clean setup")
 
 
 def pinned() -> dict[str, str]:
@@ -94,7 +94,8 @@ def check_checkpoint() -> Check:
     works = files[0].is_file() and len(files) > 1
     size = sum(path.stat().st_size for path in files[1:]) / 1e6
     detail = f"nano, {size:.0f} MB" if works else "the nano checkpoint is missing"
-    return Check("Checkpoint", works, detail, f"git checkout -- {NANO.relative_to(ROOT)}   (or serve with --model expert)")
+    mend = f"git checkout -- {NANO.relative_to(ROOT)}   (or serve without it: app.py --model expert)"
+    return Check("Checkpoint", works, detail, mend)
 
 
 def check_assets() -> Check:
@@ -120,7 +121,8 @@ def check_ffmpeg() -> Check:
 def check_browser() -> Check:
     """Chromium, for the browser tests alone."""
     browser = find_browser()
-    return Check("Chromium", browser is not None, browser or "not found", f"{sys.executable} -m app.system browser", False)
+    mend = f"{sys.executable} -m app.system browser"
+    return Check("Chromium", browser is not None, browser or "not found; only the tests need it", mend, needed=False)
 
 
 CHECKS: tuple[Callable[[], Check], ...] = (

@@ -1,0 +1,178 @@
+"""How fast everything is on this machine, measured in one run the way the page uses it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from model.engine import Engine
+from model.policy import EXECUTE, InstructPolicy
+from sim.interface import Observation
+from sim.tasks import SceneSpec, sample_goal
+from sim.worker import SimWorker
+
+LOADS = 3
+SEED = 500_000
+QUESTION = "What is on the table?"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure: median and 95th percentile over `samples` measurements."""
+
+    name: str
+    unit: str
+    median: float
+    p95: float
+    samples: int
+
+
+def scene() -> SceneSpec:
+    """The scene everything is measured on: a validation seed."""
+    return SceneSpec(goal=sample_goal("put_on", seed=SEED), seed=SEED)
+
+
+def summarise(name: str, unit: str, values: list[float], slow_end: int = 95) -> Row:
+    """Median and p95; for rates pass `slow_end=5`, so that p95 is the slow end there too."""
+    if not values:
+        raise ValueError(f"nothing was measured for {name!r}")
+    slow = float(np.percentile(values, slow_end))
+    return Row(name, unit, round(statistics.median(values), 2), round(slow, 2), len(values))
+
+
+def measure(call: Callable[[], object], times: int) -> list[float]:
+    """Milliseconds of each of `times` calls, after one that warms up."""
+    call()
+    spent = []
+    for _ in range(times):
+        started = time.perf_counter()
+        call()
+        spent.append(1e3 * (time.perf_counter() - started))
+    return spent
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    model_name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model_name = names[0] if names else model_name
+    return {
+        "cpu": model_name,
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": platform.platform(terse=True),
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "torch_threads": torch.get_num_threads(),
+    }
+
+
+def bench_loading(name: str) -> tuple[Engine, Row]:
+    """Load the model `LOADS` times; returns the last engine, ready."""
+    spent = []
+    for _ in range(LOADS):
+        engine = Engine(name)
+        started = time.perf_counter()
+        engine.wait()
+        spent.append(time.perf_counter() - started)
+    return engine, summarise("model load", "s", spent)
+
+
+def bench_text(engine: Engine, observation: Observation, times: int) -> list[Row]:
+    """Time to the first token and decoding rate, of thoughts and of answers."""
+    first: dict[str, list[float]] = {"thought": [], "answer": []}
+    rate: dict[str, list[float]] = {"thought": [], "answer": []}
+    policy = engine.policy(think=True)
+    assert observation.image is not None
+    for _ in range(times):
+        policy.reset(scene().text)
+        for kind in first:
+            started = time.perf_counter()
+            stream = policy.think(observation) if kind == "thought" else engine.ask(observation.image, QUESTION)
+            moments = [time.perf_counter() for _ in stream]
+            if moments:
+                first[kind].append(1e3 * (moments[0] - started))
+            if len(moments) > 1:
+                rate[kind].append((len(moments) - 1) / (moments[-1] - moments[0]))
+    rows = [summarise(f"time to first token, {kind}", "ms", values) for kind, values in first.items() if values]
+    return rows + [summarise(f"decoding, {kind}", "tokens/s", v, slow_end=5) for kind, v in rate.items() if v]
+
+
+def bench_planning(engine: Engine, observation: Observation, times: int) -> list[Row]:
+    """The two halves of a plan without a thought: VLM pass to the latent action, then flow matching."""
+    policy = engine.policy(think=False)
+    passes: list[float] = []
+    sampling: list[float] = []
+    for _ in range(times + 1):
+        policy.reset(scene().text)
+        policy.act(observation)
+        passes.append(policy.timings["plan"])
+        sampling.append(policy.timings["flow"])
+    return [summarise("VLM pass", "ms", passes[1:]), summarise("action sampling", "ms", sampling[1:])]
+
+
+def bench_simulator(worker: SimWorker, times: int) -> list[Row]:
+    """Physics of one control step, and one 640 x 480 frame, both as they reach the caller through the pipe."""
+    worker.reset(scene())
+    steps = measure(lambda: worker.step(worker.expert_action(), render=False), times)
+    frames = measure(lambda: worker.observe(render=True), times)
+    return [summarise("simulator step, with the expert's action", "ms", steps), summarise("frame", "ms", frames)]
+
+
+def control_steps(policy: InstructPolicy, worker: SimWorker, limit: int) -> list[float]:
+    """Seconds of each control step of one rollout that shows every frame, as the page does."""
+    policy.reset(scene().text)
+    observation = worker.reset(scene())
+    spent = []
+    for _ in range(limit):
+        started = time.perf_counter()
+        result = worker.step(policy.act(observation))
+        spent.append(time.perf_counter() - started)
+        observation = result.observation
+        if result.done:
+            break
+    return spent
+
+
+def bench_control(engine: Engine, worker: SimWorker, limit: int) -> list[Row]:
+    """End-to-end control steps per second, over chunks of `EXECUTE` steps, without and with thoughts."""
+    rows = []
+    for think in (False, True):
+        spent = control_steps(engine.policy(think=think), worker, limit)
+        chunks = [spent[i : i + EXECUTE] for i in range(0, len(spent) - EXECUTE + 1, EXECUTE)]
+        rates = [len(chunk) / sum(chunk) for chunk in chunks]
+        rows.append(summarise(f"end to end, {'thinking' if think else 'not thinking'}", "steps/s", rates, slow_end=5))
+    return rows
+
+
+def bench(model: str = "nano", times: int = 20, limit: int = 60) -> dict[str, Any]:
+    """Measure everything. Returns `{"model", "about", "machine", "rows": [{name, unit, median, p95, samples}]}`.
+
+    Args:
+        model: "nano" or a checkpoint folder.
+        times: measurements per figure.
+        limit: control steps of the end-to-end rollouts.
+    """
+    engine, loading = bench_loading(model)
+    with SimWorker() as worker:
+        observation = worker.reset(scene())
+        rows = [
+            loading,
+            *bench_text(engine, observation, times),
+            *bench_planning(engine, observation, times),
+            *bench_simulator(worker, times),
+            *bench_control(engine, worker, limit),
+        ]
+    return {"model": model, "about": engine.describe(), "machine": machine(), "rows": [asdict(row) for row in rows]}

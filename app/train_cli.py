@@ -1,0 +1,59 @@
+"""`app.py train`: one command per training stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+train = typer.Typer(help="Train a stage; a run that was stopped goes on with --resume.", no_args_is_help=True)
+
+Out = Annotated[Path, typer.Option(file_okay=False, help="Folder of the run; the best weights go to OUT/checkpoint.")]
+Minutes = Annotated[float | None, typer.Option(min=0.0, help="Stop after this much training time.")]
+Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps; the learning rate's schedule ends there.")]
+Seed = Annotated[int, typer.Option(min=0, help="Fixes order, noise and dropout.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run in OUT.")]
+
+
+@train.command()
+def align(
+    data: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Still pictures from `collect --scenes`.")],
+    vision: Annotated[Path, typer.Option(exists=True, file_okay=False, help="DINOv2-S in Hugging Face's layout.")],
+    out: Out,
+    steps: Steps = 3000,
+    minutes: Minutes = None,
+    seed: Seed = 0,
+    resume: Resume = False,
+) -> None:
+    """Teach DINOv2 and SmolLM2 to describe rendered scenes: connector, vision tail and one LoRA."""
+    from model.training.align import run
+
+    check_folder(out, resume)
+    run(data, vision, out, minutes=minutes, steps=steps, seed=seed)
+
+
+@train.command()
+def stage1(
+    data: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Episodes from `collect`.")],
+    aligned: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Checkpoint that `train align` left.")],
+    out: Out,
+    steps: Steps = 20_000,
+    minutes: Minutes = None,
+    seed: Seed = 0,
+    resume: Resume = False,
+) -> None:
+    """Action pre-training: language loss, flow matching and pointing, from the aligned model."""
+    from model.training.stage1 import run
+
+    check_folder(out, resume)
+    run(data, aligned, out, minutes=minutes, steps=steps, seed=seed)
+
+
+def check_folder(out: Path, resume: bool) -> None:
+    """A run neither overwrites another nor resumes nothing; raises `ValueError` that says which option to change."""
+    started = (out / "state.pt").exists()
+    if started and not resume:
+        raise ValueError(f"{out} holds a run already: add --resume to go on with it, or choose another --out.")
+    if resume and not started:
+        raise ValueError(f"{out} holds no run to resume: leave --resume away, or correct --out.")
