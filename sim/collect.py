@@ -156,12 +156,12 @@ def record_episode(order: Order, world: Simulator) -> Episode:
     """Play one episode with the expert in this process and write down every step. `success` may be False."""
     rng = np.random.default_rng([order.scene.seed, 2])
     noise = order.noise
-    observation = world.reset(order.scene)
+    world.reset(order.scene, render=False)
     if rng.random() < noise.start_chance:
         drift = _drift(rng, noise)
         for _ in range(int(rng.integers(1, noise.start_steps + 1))):
-            observation = world.step(_random_action(rng, noise, drift, 1.0), render=False).observation
-        observation = world.observe(render=order.render)
+            world.step(_random_action(rng, noise, drift, 1.0), render=False)
+    observation = world.observe(render=order.render)
     schedule = _bursts(rng, noise)
 
     rows: list[tuple[np.ndarray, ...]] = []
@@ -180,7 +180,7 @@ def record_episode(order: Order, world: Simulator) -> Episode:
             (observation.proprio, expert, executed, np.asarray([*points["source"], *points["target"]], np.float32))
         )
         states.append({name: np.asarray(value, float).tolist() for name, value in world.state().items()})
-        if observation.image is not None and order.render:
+        if observation.image is not None:
             frames.append(encode_jpeg(observation.image, FRAME_QUALITY))
         result = world.step(executed, render=order.render)
         observation, success, done = result.observation, result.success, result.done
@@ -205,7 +205,7 @@ def render_states(episode: Episode, world: Simulator) -> list[bytes]:
 
     Runs inside a simulator process: `worker.run(render_states, episode, deadline_s=...)`.
     """
-    world.reset(SceneSpec.model_validate(episode.scene))
+    world.reset(SceneSpec.model_validate(episode.scene), render=False)
     frames = []
     for state in episode.states:
         world.set_state({name: np.asarray(value) for name, value in state.items()})

@@ -270,13 +270,14 @@ def play(
     worker: SimWorker, policy: Policy, scene: SceneSpec, task: str = "", record: bool = False
 ) -> tuple[EpisodeResult, list[bytes]]:
     """Play one episode to its end; returns the result and the JPEG frames that were rendered."""
-    observation = worker.reset(scene)
-    frames = [worker.last_jpeg]
     policy.reset(scene.text, scene.seed)
+    render = record or _needs_image(policy)
+    observation = worker.reset(scene, render)
+    frames = [worker.last_jpeg] if render else []
     began = time.perf_counter()
     while True:
         action = policy.act(observation)
-        render = record or bool(getattr(policy, "needs_image", True))
+        render = record or _needs_image(policy)
         result: StepResult = worker.step(action, render)
         if render:
             frames.append(worker.last_jpeg)
@@ -284,6 +285,10 @@ def play(
         if result.done:
             seconds = time.perf_counter() - began
             return EpisodeResult(task, scene.seed, scene.text, result.success, observation.step, seconds), frames
+
+
+def _needs_image(policy: Policy) -> bool:
+    return bool(getattr(policy, "needs_image", True))
 
 
 def _rate(results: Sequence[EpisodeResult]) -> float:

@@ -79,13 +79,13 @@ class SimWorker:
 
     # -- the methods of a world -----------------------------------------------------------------------------------
 
-    def reset(self, spec: Any) -> Observation:
+    def reset(self, spec: Any, render: bool = True) -> Observation:
         """Set up the scene (`sim.tasks.SceneSpec`); ValueError when it cannot be built."""
         with self._lock:
             if self._rebuilds >= RECYCLE_AT:
                 log.info("replacing a simulator process that has built %d scenes", self._rebuilds)
                 self.restart()
-            return self._observation(self._call("reset", spec))
+            return self._observation(self._call("reset", spec, render))
 
     def step(self, action: Action, render: bool = True) -> StepResult:
         """Execute one (7,) action; without `render` the observation has no image and costs a tenth."""

@@ -22,7 +22,7 @@ class FakeWorld:
         self.width, self.height = image_size
         self.rebuilds = 0
 
-    def reset(self, spec: Any) -> Observation:
+    def reset(self, spec: Any, render: bool = True) -> Observation:
         """Accepts a SceneSpec or a plain dict with a seed."""
         plain = isinstance(spec, dict)
         seed = spec["seed"] if plain else spec.seed
@@ -33,7 +33,7 @@ class FakeWorld:
         self.point = self.rng.uniform(-0.3, 0.3, 3)
         self.count = 0
         self.rebuilds += 1
-        return self.observe()
+        return self.observe(render)
 
     def observe(self, render: bool = True) -> Observation:
         image = np.full((self.height, self.width, 3), 128 + 100 * self.point[0], np.uint8) if render else None
@@ -72,8 +72,8 @@ class BrokenWorld(FakeWorld):
 
     CRASH, HANG, NONSENSE, RAISE, UNPICKLABLE = 1, 2, 3, 4, 5
 
-    def reset(self, spec: Any) -> Observation:
-        observation = super().reset(spec)
+    def reset(self, spec: Any, render: bool = True) -> Observation:
+        observation = super().reset(spec, render)
         self.mode = spec["seed"] if isinstance(spec, dict) else spec.seed
         return observation
 
@@ -101,8 +101,8 @@ class UnbuildableWorld:
 class CrashesOnASeed(BrokenWorld):
     """One evaluation scene kills every simulator that plays it."""
 
-    def reset(self, spec: Any) -> Observation:
-        observation = super().reset(spec)
+    def reset(self, spec: Any, render: bool = True) -> Observation:
+        observation = super().reset(spec, render)
         self.mode = self.CRASH if spec.seed == 1_000_001 else 0
         return observation
 
@@ -110,8 +110,8 @@ class CrashesOnASeed(BrokenWorld):
 class CrashesOnce(BrokenWorld):
     """Dies in the first scene and never again; the file named by $CRASH_FLAG remembers."""
 
-    def reset(self, spec: Any) -> Observation:
-        observation = super().reset(spec)
+    def reset(self, spec: Any, render: bool = True) -> Observation:
+        observation = super().reset(spec, render)
         flag = Path(os.environ["CRASH_FLAG"])
         self.mode = 0 if flag.exists() else self.CRASH
         flag.touch()
@@ -121,9 +121,9 @@ class CrashesOnce(BrokenWorld):
 class Stubborn(FakeWorld):
     """Odd seeds cannot be solved; seed 5 breaks the simulator."""
 
-    def reset(self, spec: Any) -> Observation:
+    def reset(self, spec: Any, render: bool = True) -> Observation:
         self.seed = spec.seed
-        return super().reset(spec)
+        return super().reset(spec, render)
 
     def expert_action(self) -> np.ndarray:
         if self.seed == 5:

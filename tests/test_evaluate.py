@@ -126,7 +126,7 @@ def test_the_expert_needs_no_policy_and_no_images() -> None:
         SUITE, "expert", "expert", world=fake_world.PATH, image_size=SIZE, progress=False, on_episode=count
     )
     assert report.tasks[0].successes == 4
-    assert set(frames.values()) == {1}  # the reset's
+    assert set(frames.values()) == {0}
 
 
 def test_recording_renders_every_step_for_videos() -> None:
