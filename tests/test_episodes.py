@@ -31,7 +31,7 @@ def episode(seed: int, steps: int = 5, frames: bool = True, kind: str = "pick") 
         actions=actions,
         executed=actions + 1,
         perturbed=np.arange(steps) == 1,
-        keypoints=rng.random((steps, 4)).astype(np.float32),
+        keypoints=rng.random((steps, 10)).astype(np.float32),
         states=[{"qpos": rng.random(3).tolist(), "poses": rng.random((2, 7)).tolist()} for _ in range(steps)],
         frames=[jpeg(10 * t) for t in range(steps)] if frames else [],
     )

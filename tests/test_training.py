@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from model.training.trainer import Group, ShuffledOrder, TrainingConfig, train
 
+torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
+
 INPUTS = torch.from_numpy(np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32))
 TARGETS = INPUTS @ torch.tensor([[1.0], [-2.0], [0.5], [3.0]])
 
@@ -118,6 +120,8 @@ def test_misuse_is_explained(tmp_path: Path) -> None:
     config = TrainingConfig(tmp_path / "a", 1, bf16=False)
     with pytest.raises(ValueError, match=r"no group: 3\.weight"):
         train(model, [Group(model[0].parameters(), 0.1)], lambda s: s, lambda b: {}, config)
+    with pytest.raises(ValueError, match="float32"):
+        run(tmp_path / "c", 1, toy().bfloat16())
     run(tmp_path / "b", 5)
     with pytest.raises(ValueError, match="another model"):
         run(tmp_path / "b", 5, nn.Linear(4, 1))

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from sim.interface import ACTION_DIM, PROPRIO_DIM
 
+KEYPOINT_DIM = 10
+"""u, v, x, y, z of the source, then of the target (`sim.interface.Episode`)."""
+
 State = dict[str, Any]
 """One simulator state: name -> nested lists of floats."""
 
@@ -44,7 +47,11 @@ def schema() -> Any:
         {name: pa.string() for name in ("scene", "kind", "split", "instruction", "reply", "state_layout")}
         | {"seed": pa.int64(), "success": pa.bool_(), "perturbed": pa.list_(pa.bool_())}
         | {"proprio": rows(PROPRIO_DIM), "actions": rows(ACTION_DIM), "executed": rows(ACTION_DIM)}
-        | {"keypoints": rows(4), "language_motion": pa.list_(pa.string()), "states": pa.list_(pa.list_(pa.float32()))}
+        | {
+            "keypoints": rows(KEYPOINT_DIM),
+            "language_motion": pa.list_(pa.string()),
+            "states": pa.list_(pa.list_(pa.float32())),
+        }
     )
 
 

@@ -136,6 +136,11 @@ class _Run:
         forgotten = [name for name, p in self.named.items() if id(p) not in grouped]
         if forgotten:
             raise ValueError(f"These parameters require gradients but are in no group: {', '.join(forgotten[:5])}.")
+        narrow = [name for name, p in self.named.items() if p.dtype != torch.float32]
+        if narrow:  # bfloat16 would swallow small updates; autocast gives its speed without that
+            raise ValueError(
+                f"Train in float32, {narrow[0]} is {self.named[narrow[0]].dtype}: load with dtype=float32."
+            )
         self.parameters = [p for group in lists for p in group["params"]]
         self.peaks = [group.lr for group in groups]
         self.optimizer = torch.optim.AdamW(lists, fused=True)

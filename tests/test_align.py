@@ -1,0 +1,136 @@
+"""Alignment on pictures of two coloured discs: a tiny model learns to answer, and the score counts what it answers."""
+
+import io
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from model.config import ActionConfig, DecoderConfig, InstructVLAConfig, LoraConfig, VisionConfig
+from model.data.episodes import split_of
+from model.data.questions import Thing, Turn
+from model.data.scenes import SceneDataset, SceneWriter
+from model.instructvla import InstructVLA
+from model.prompts import Prompter
+from model.training import align
+
+torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
+
+CONFIG = InstructVLAConfig(
+    queries=2,
+    vision=VisionConfig(height=28, width=56, patch=7, dim=32, layers=2, heads=2, trunk_layers=1),
+    decoder=DecoderConfig(vocab=264, dim=48, layers=2, heads=4, kv_heads=2, mlp=64),
+    lora=LoraConfig(rank=8, alpha=8.0, dropout=0.0),
+    action=ActionConfig(dim=16, layers=1, heads=2, mlp=16),
+)
+COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220), "green": (30, 200, 30)}
+CATALOG = {
+    f"{colour}_ball": Thing(f"{colour}_ball", f"{colour} ball", "toy", (colour,), "round", "rubber", None, ())
+    for colour in COLOURS
+}
+
+
+def byte_tokenizer() -> Tokenizer:
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: index for index, letter in enumerate(letters)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(f"<|im_{name}|>", special=True) for name in ("start", "end")])
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    writer = SceneWriter(tmp_path / "scenes")
+    for seed in range(60):
+        draw = random.Random(seed)
+        picture = Image.new("RGB", (56, 28), (200, 200, 190))
+        visible = {}
+        for place, colour in zip((14, 42), draw.sample(sorted(COLOURS), 2), strict=True):
+            ImageDraw.Draw(picture).ellipse((place - 6, 8, place + 6, 20), COLOURS[colour])
+            visible[f"{colour}_ball"] = (place / 56, 0.5)
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG")
+        writer.add(f"{seed:04d}", seed, buffer.getvalue(), visible)
+    return tmp_path / "scenes"
+
+
+@pytest.fixture
+def model() -> InstructVLA:
+    torch.manual_seed(0)
+    model = InstructVLA(CONFIG)
+    with (
+        torch.no_grad()
+    ):  # the head is tied and frozen; embeddings of a fresh model are too short to be sure of anything
+        model.decoder.embedding.weight.mul_(20)
+    return model
+
+
+@pytest.fixture
+def prompter() -> Prompter:
+    return Prompter(byte_tokenizer(), CONFIG)
+
+
+def test_scenes_are_read_back_split_by_seed_and_survive_a_crash(folder: Path) -> None:
+    with (folder / "scenes.jsonl").open("a") as file:
+        file.write('{"name": "0060", "se')
+    assert len(SceneDataset(folder)) == 60 and len(SceneWriter(folder).done()) == 60
+    held_out = SceneDataset(folder, "held_out")
+    assert all(split_of(held_out[i].seed) == "held_out" for i in range(len(held_out))) and len(held_out) > 0
+    assert held_out.frame(0).shape == (28, 56, 3) and held_out.frame(0).dtype == np.uint8
+    with pytest.raises(ValueError, match="--scenes"):
+        SceneDataset(folder / "nowhere", "train")
+
+
+def test_only_the_connector_lora_new_rows_and_tail_are_trained(model: InstructVLA) -> None:
+    groups = align.groups(model)
+    named = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert sum(len(list(group.parameters)) for group in groups) == len(named)
+    assert not any(name.startswith(("action_expert", "vision.blocks.0", "vision.patch")) for name in named)
+    assert "decoder.embedding.weight" not in named and "decoder.new_rows" in named and "vision.norm.weight" in named
+    assert any("lora_" in name for name in named) and any(name.startswith("vision.blocks.1") for name in named)
+
+
+def test_batches_depend_on_the_step_alone(folder: Path, prompter: Prompter) -> None:
+    scenes = SceneDataset(folder, "train")
+    one, other = (align.SceneQuestions(scenes, CATALOG, prompter, CONFIG, 4, seed=1) for _ in range(2))
+    one(0)
+    assert torch.equal(one(7).text.ids, other(7).text.ids) and torch.equal(one(7).pixels, other(7).pixels)
+    assert one(7).text.ids.shape != one(8).text.ids.shape or not torch.equal(one(7).text.ids, one(8).text.ids)
+
+
+def test_what_is_taught_is_answered_and_scored(
+    folder: Path, model: InstructVLA, prompter: Prompter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught = [Turn("colour", "Hue?", "red"), Turn("shape", "Form?", "disc")]
+    asked = [*taught, Turn("wrong word", "Hue?", "rod"), Turn("too short", "Form?", "dis")]
+    questions = align.SceneQuestions(SceneDataset(folder, "train"), CATALOG, prompter, CONFIG, 4, seed=0)
+    optimizer = torch.optim.AdamW([p for group in align.groups(model) for p in group.parameters], 1e-2)
+    history = []
+    for step in range(80):
+        # One turn per sequence, as it is asked later.
+        monkeypatch.setattr(align, "conversation", lambda *args, step=step: [taught[step % 2]])
+        loss = align.losses(model, questions(step))["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        history.append(float(loss.detach()))
+    assert history[-1] < 0.1 * history[0]
+
+    monkeypatch.setattr(align, "conversation", lambda *args: asked)
+    held_out = SceneDataset(folder, "held_out")
+    scores = align.exact_match(model.eval(), prompter, held_out, CATALOG)
+    assert scores == {"exact match": 0.5, "colour": 1.0, "shape": 1.0, "wrong word": 0.0, "too short": 0.0}
+
+    prompt = prompter.question("Form?")
+    image = model.encode(align.preprocess(held_out.frame(0), CONFIG.vision)[None]).tokens
+    ids = prompt.ids[None]
+    while ids[0, -1].item() not in prompter.stop_ids and ids.shape[1] < len(prompt.ids) + 10:
+        hidden, _ = model.decoder(model.embed(ids, ids == prompt.ids[prompt.image_positions][0], image))
+        ids = torch.cat([ids, model.decoder.logits(hidden[:, -1:]).argmax(-1)], 1)
+    assert prompter.decode(ids[0, len(prompt.ids) :].tolist()) == "disc"
