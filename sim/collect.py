@@ -65,7 +65,7 @@ class Order:
 
 @dataclass
 class Tally:
-    """What became of the episodes that were asked for; failed ones are dropped, errors are lost simulators."""
+    """What became of the episodes that were asked for; failed ones are dropped, errors could not be played."""
 
     recorded: int = 0
     failed: list[int] = field(default_factory=list)
@@ -256,7 +256,7 @@ def _settle(order: Order, future: Future[Episode], tally: Tally) -> Episode | No
         episode = future.result()
     except WorkerStartError:
         raise
-    except WorkerError as error:
+    except (WorkerError, ValueError) as error:  # ValueError: a scene that cannot be laid out
         log.warning("seed %d is left out: %s", order.scene.seed, error)
         tally.errors.append(order.scene.seed)
         return None

@@ -174,13 +174,16 @@ class SimWorker:
         with self._lock:
             if self._broken:
                 raise WorkerError("This simulator has stopped and has to be restarted.")
-            if not self._ready:
-                self._await_ready()
             try:
+                if not self._ready:
+                    self._await_ready()
                 self._connection.send(message)
+                return self._receive(what, deadline_s)
             except OSError:
                 self._fail(f"The simulator process crashed before {what}.")
-            return self._receive(what, deadline_s)
+            except (KeyboardInterrupt, SystemExit):
+                self._broken = True  # the answer still to come would be taken for the next call's
+                raise
 
     def _await_ready(self) -> None:
         try:
@@ -263,9 +266,12 @@ class WorkerPool:
     def lease(self, timeout_s: float | None = None) -> SimWorker:
         """Wait up to `timeout_s` (None: for ever) for a free worker; WorkerError when all stay busy."""
         try:
-            return self._free.get(timeout=timeout_s) if timeout_s != 0 else self._free.get_nowait()
+            worker = self._free.get(block=timeout_s != 0, timeout=timeout_s)
         except queue.Empty:
             raise WorkerError(f"All {self.size} simulators are in use; please try again in a moment.") from None
+        if not worker.healthy:  # died while nobody used it
+            worker.restart()
+        return worker
 
     def release(self, worker: SimWorker) -> None:
         """Give a leased worker back; a broken one gets a new process first."""

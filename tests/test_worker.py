@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +145,20 @@ def test_close_ends_a_call_in_progress_and_leaves_no_process() -> None:
         worker.restart()
 
 
+def test_an_interrupted_call_does_not_answer_the_next_one() -> None:
+    with small() as worker:
+        worker.reset(RESET)
+        threading.Timer(0.3, signal.raise_signal, (signal.SIGINT,)).start()
+        with pytest.raises(KeyboardInterrupt):
+            worker.run(sleep, 5.0)
+        with pytest.raises(WorkerError, match="has to be restarted"):
+            worker.observe()
+
+
+def sleep(seconds: float, world: Simulator) -> None:
+    time.sleep(seconds)
+
+
 def test_a_forgotten_worker_goes_away() -> None:
     worker = small()
     worker.reset(RESET)
@@ -207,6 +223,9 @@ def test_a_pool_leases_each_worker_once_and_replaces_broken_ones() -> None:
         assert again.step(STILL).observation.step == 1
         pool.release(again)
         pool.release(two)
+        two._process.kill()  # while nobody uses it
+        two._process.join()
+        assert all(pool.lease().reset(RESET).step == 0 for _ in range(2))
     assert not one.healthy and not two.healthy
     with pytest.raises(ValueError, match="at least one"):
         WorkerPool(0)
