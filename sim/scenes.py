@@ -1,0 +1,115 @@
+"""`Tabletop`: a scene that a policy or the expert can act in, one 0.2 s control step at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.expert import expert_action
+from sim.interface import ACTION_DIM, Action, Observation, StepResult
+from sim.layout import Layout, draw_layout
+from sim.robots import openness, tool_rpy
+from sim.snapshot import Snapshot, Thing
+from sim.success import HOLD_STEPS, satisfied
+from sim.tasks import SceneSpec
+from sim.world import FULL_SIZE, World
+
+State = dict[str, NDArray[np.float64]]
+
+
+class Tabletop:
+    """One simulator in this process. Built once; `reset` only moves things.
+
+    Args:
+        image_size: (width, height) of the frames; the picture is always the whole 4:3 view, only its scale changes.
+    """
+
+    def __init__(self, image_size: tuple[int, int] = FULL_SIZE) -> None:
+        self._world = World(image_size)
+        self._spec: SceneSpec | None = None
+
+    # ---- episodes
+
+    def reset(self, spec: SceneSpec, render: bool = True) -> Observation:
+        """Set up a scene; the same spec gives the same scene to the last pose."""
+        self._spec, self._layout = spec, draw_layout(spec)
+        self._world.arrange(self._layout)
+        self._step, self._streak = 0, 0
+        self._first = self.snapshot().things
+        return self.observe(render)
+
+    def step(self, action: Action, render: bool = True) -> StepResult:
+        """Run one control step.
+
+        Args:
+            action: (7,) dx dy dz [m], droll dpitch dyaw [rad], gripper 1 open / 0 closed.
+            render: False skips the camera; the observation's image is then None.
+
+        Raises:
+            ValueError: the action has another shape or is not finite.
+        """
+        action = np.asarray(action, dtype=np.float32)
+        if action.shape != (ACTION_DIM,) or not np.isfinite(action).all():
+            raise ValueError(f"An action is {ACTION_DIM} finite numbers, not {action!r}.")
+        self._world.advance(action)
+        self._step += 1
+        goal = self._active.goal
+        self._streak = self._streak + 1 if satisfied(goal, self.snapshot(), self._first, self._world) else 0
+        success = self._streak >= HOLD_STEPS
+        return StepResult(self.observe(render), success, success or self._step >= self._active.limit)
+
+    def observe(self, render: bool = True) -> Observation:
+        """What the robot sees and feels now."""
+        position, quaternion = self._world.commanded_pose()
+        proprio = np.array(
+            [*position, *tool_rpy(quaternion), 0.0, openness(self._world.finger_position())], dtype=np.float32
+        )
+        return Observation(self._world.picture() if render else None, proprio, self._step)
+
+    @property
+    def _active(self) -> SceneSpec:
+        if self._spec is None:
+            raise ValueError("There is no scene yet; call reset(spec) first.")
+        return self._spec
+
+    @property
+    def layout(self) -> Layout:
+        """Where things were put, and how the scene looks."""
+        return self._layout
+
+    # ---- privileged
+
+    def snapshot(self) -> Snapshot:
+        """The state that the expert and the success rules read."""
+        return self._world.snapshot(self._layout)
+
+    def expert_action(self) -> Action:
+        """What the scripted expert would do now, whatever happened before."""
+        return expert_action(self._active.goal, self.snapshot())
+
+    def keypoints(self) -> dict[str, tuple[float, float]]:
+        """Image coordinates (u, v), 0..1 inside the frame, of source and target (of the handle, for drawers)."""
+        goal, state = self._active.goal, self.snapshot()
+        if goal.source is None:
+            point = self._world.project_base(state.handles[goal.target or ""])
+            return {"source": point, "target": point}
+        source = self._world.project_base(state.things[goal.source].centre)
+        target = self._world.project_base(state.things[goal.target].centre) if goal.target else source
+        return {"source": source, "target": target}
+
+    def state(self) -> State:
+        """Everything that `set_state` needs to continue from here, as flat arrays."""
+        return {**self._world.physics_state(self._layout), "progress": np.array([self._step, self._streak], dtype=float)}
+
+    def set_state(self, state: State) -> None:
+        """Continue from a state that `state()` gave in the same scene (same spec)."""
+        self._world.set_physics_state(self._layout, state)
+        self._step, self._streak = (int(value) for value in np.asarray(state["progress"]))
+
+    def first_things(self) -> dict[str, Thing]:
+        """The things as the scene began."""
+        return self._first
+
+    def close(self) -> None:
+        """Free the simulator."""
+        self._world.close()

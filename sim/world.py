@@ -1,0 +1,325 @@
+"""One SAPIEN scene that holds the whole catalog, built once: a reset only moves things, so nothing leaks.
+
+Objects that a scene does not use are parked: taken out of physics and rendering, far from the table.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sim.robots import BASE_POSE, CAMERA, HOME_QPOS, POINTING_DOWN, WidowX, openness  # isort: skip (sets the driver)
+
+import numpy as np
+import sapien
+import torch
+import trimesh
+from mani_skill.envs.sapien_env import BaseEnv
+from mani_skill.utils.structs.actor import Actor
+from mani_skill.utils.structs.articulation import Articulation
+from mani_skill.utils.structs.types import SceneConfig, SimConfig
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from sim import objects
+from sim.interface import CONTROL_HZ
+from sim.layout import TABLE_Z, TEXTURES, Layout
+from sim.objects import ASSETS, ObjectInfo
+from sim.snapshot import Snapshot, Thing
+
+SIM_HZ = 500
+FULL_SIZE = (640, 480)
+PARK_Z = -5.0
+TABLE_X, TABLE_Y = (-0.75, 0.55), (-0.75, 0.80)
+"""The table's extent in the world [m]: it fills the lower part of the camera's view."""
+AMBIENT, SUN = 0.42, 1.7
+"""Grey levels of the ambient and the one directional light."""
+
+
+def _quaternion(yaw: float) -> list[float]:
+    return [float(np.cos(yaw / 2)), 0.0, 0.0, float(np.sin(yaw / 2))]
+
+
+class World(BaseEnv):
+    """ManiSkill environment with robot, table, catalog and cabinet; `arrange(layout)` sets the stage."""
+
+    SUPPORTED_OBS_MODES = ("none",)
+    SUPPORTED_REWARD_MODES = ("none",)
+
+    def __init__(self, image_size: tuple[int, int] = FULL_SIZE, shader: str = "default") -> None:
+        scale = np.array([image_size[0] / FULL_SIZE[0], image_size[1] / FULL_SIZE[1], 1.0])
+        intrinsic = np.array([[623.588, 0, 319.501], [0, 623.588, 239.545], [0, 0, 1]]) * scale[:, None]
+        self.actors: dict[str, Actor] = {}
+        self.cabinet: Articulation
+        super().__init__(
+            obs_mode="none",
+            reward_mode="none",
+            robot_uids=WidowX,
+            sim_backend="physx_cpu",
+            render_backend="gpu" if torch.cuda.is_available() else "cpu",
+            sensor_configs={
+                CAMERA: dict(
+                    width=image_size[0], height=image_size[1], intrinsic=intrinsic, shader_pack=shader, near=0.02, far=5.0
+                )
+            },
+        )
+        self._camera = self._sensors[CAMERA].camera._render_cameras[0]
+        self._camera_rest = self._camera.local_pose
+
+    @property
+    def _default_sim_config(self) -> SimConfig:
+        scene = SceneConfig(enable_enhanced_determinism=True, contact_offset=0.005, cpu_workers=0)
+        return SimConfig(sim_freq=SIM_HZ, control_freq=CONTROL_HZ, scene_config=scene)
+
+    # ---- building, once
+
+    def _load_agent(self, options: dict[str, Any]) -> None:  # type: ignore[override]
+        super()._load_agent(options, BASE_POSE)
+
+    def _load_scene(self, options: dict[str, Any]) -> None:
+        self._build_table()
+        for spot, info in enumerate(objects.catalog().values()):
+            if info.role != "fixture":
+                self.actors[info.id] = self._build_object(info, spot)
+        loader = self.scene.create_urdf_loader()
+        loader.fix_root_link = True
+        loader.name = "cabinet"
+        builder = loader.parse(str(ASSETS / "cabinet" / "cabinet.urdf"))["articulation_builders"][0]
+        builder.initial_pose = sapien.Pose([0, 0, PARK_Z])
+        self.cabinet = builder.build()
+        for joint in self.cabinet.active_joints:
+            joint.set_friction(0.5)
+            joint.set_drive_properties(stiffness=0.0, damping=8.0)
+
+    def _build_table(self) -> None:
+        """A solid slab whose top is one textured quad; textures are swapped on the quad's material."""
+        builder = self.scene.create_actor_builder()
+        centre = [(TABLE_X[0] + TABLE_X[1]) / 2, (TABLE_Y[0] + TABLE_Y[1]) / 2, TABLE_Z - 0.05]
+        half = [(TABLE_X[1] - TABLE_X[0]) / 2, (TABLE_Y[1] - TABLE_Y[0]) / 2, 0.05]
+        builder.add_box_collision(sapien.Pose(centre), half)
+        builder.initial_pose = sapien.Pose()
+        table = builder.build_static(name="table")
+        self._textures = [
+            sapien.render.RenderTexture2D(str(path), mipmap_levels=6)
+            for path in sorted((ASSETS / "textures" / "tables").glob("*"))[:TEXTURES]
+        ]
+        self._table_material = sapien.render.RenderMaterial(base_color=[1, 1, 1, 1], roughness=0.9, specular=0.1)
+        quad = _quad(
+            [(x, y, TABLE_Z) for x, y in ((TABLE_X[0], TABLE_Y[0]), (TABLE_X[1], TABLE_Y[0]))]
+            + [(x, y, TABLE_Z) for x, y in ((TABLE_X[1], TABLE_Y[1]), (TABLE_X[0], TABLE_Y[1]))],
+            self._table_material,
+            repeat=2.0,
+        )
+        body = sapien.render.RenderBodyComponent()
+        body.attach(quad)
+        table._objs[0].add_component(body)
+
+    def _build_object(self, info: ObjectInfo, spot: int) -> Actor:
+        builder = self.scene.create_actor_builder()
+        material = sapien.physx.PhysxMaterial(info.friction, info.friction, 0.0)
+        volume = sum(float(trimesh.load(path, force="mesh").convex_hull.volume) for path in info.collision)
+        for path in info.collision:
+            builder.add_convex_collision_from_file(str(path), material=material, density=info.mass / volume)
+        builder.add_visual_from_file(str(info.visual))
+        builder.initial_pose = sapien.Pose([0.3 * spot, 0, PARK_Z])
+        actor = builder.build(name=info.id)
+        body = actor._bodies[0]
+        body.linear_damping, body.angular_damping = 0.5, 5.0 if info.yaw_period == 0 else 1.0
+        body.solver_position_iterations = 20
+        return actor
+
+    def _load_lighting(self, options: dict[str, Any]) -> None:
+        scene = self.scene.sub_scenes[0]
+        scene.set_ambient_light([AMBIENT] * 3)
+        self._sun = sapien.render.RenderDirectionalLightComponent()
+        entity = sapien.Entity()
+        entity.add_component(self._sun)
+        scene.add_entity(entity)
+
+    # ---- arranging, at every reset
+
+    def arrange(self, layout: Layout) -> None:
+        """Set all poses, the light, the texture and the camera; the robot goes home."""
+        for spot, (object_id, actor) in enumerate(self.actors.items()):
+            pose = layout.poses.get(object_id)
+            self._set_present(actor._bodies[0], actor._objs[0], pose is not None)
+            x, y, yaw = pose if pose is not None else (0.3 * spot, 0.0, 0.0)
+            z = TABLE_Z + 0.0005 if pose is not None else PARK_Z
+            actor._objs[0].set_pose(sapien.Pose([x, y, z], _quaternion(yaw)))
+        self._arrange_cabinet(layout)
+        self._arrange_look(layout)
+        self.agent.robot.set_pose(BASE_POSE)
+        self.reset()
+        self.agent.reset(torch.from_numpy(HOME_QPOS))
+        self.agent.controller.reset()
+
+    @staticmethod
+    def _set_present(body: Any, entity: sapien.Entity, present: bool) -> None:
+        """Take an object into or out of physics and rendering."""
+        render = entity.find_component_by_type(sapien.render.RenderBodyComponent)
+        for component in (body, render):
+            if component is not None and component.is_enabled != present:
+                component.enable() if present else component.disable()
+
+    def _arrange_cabinet(self, layout: Layout) -> None:
+        pose = layout.cabinet
+        x, y, yaw = pose if pose is not None else (0.0, 0.0, 0.0)
+        z = TABLE_Z if pose is not None else PARK_Z
+        self.cabinet.set_pose(sapien.Pose([x, y, z], _quaternion(yaw)))
+        for link in self.cabinet.links:
+            render = link._objs[0].entity.find_component_by_type(sapien.render.RenderBodyComponent)
+            if render is not None and render.is_enabled != (pose is not None):
+                render.enable() if pose is not None else render.disable()
+        names = [joint.name for joint in self.cabinet.active_joints]
+        opening = dict(zip(("drawer_top", "drawer_middle", "drawer_bottom"), layout.drawers, strict=True))
+        self.cabinet.set_qpos(torch.tensor([[opening[name] for name in names]], dtype=torch.float32))
+        self.cabinet.set_qvel(torch.zeros(1, len(names)))
+
+    def _arrange_look(self, layout: Layout) -> None:
+        direction = np.array(layout.light_direction) / np.linalg.norm(layout.light_direction)
+        turn, _ = Rotation.align_vectors(direction[None], np.array([[1.0, 0.0, 0.0]]))
+        x, y, z, w = turn.as_quat()
+        self._sun.entity.set_pose(sapien.Pose(q=[w, x, y, z]))
+        self._sun.set_color([SUN * layout.light_gain] * 3)
+        if self._textures:
+            self._table_material.set_base_color_texture(self._textures[layout.texture % len(self._textures)])
+        x, y, z, w = Rotation.from_euler("XYZ", layout.camera_turn).as_quat()
+        shift = sapien.Pose(self._camera_rest.p + np.array(layout.camera_shift), self._camera_rest.q)
+        self._camera.set_local_pose(shift * sapien.Pose(q=[w, x, y, z]))
+
+    # ---- stepping
+
+    def advance(self, action: NDArray[np.float32]) -> None:
+        """One control step of 0.2 s; ManiSkill's own `step` costs twice as much in bookkeeping."""
+        command = action.copy()
+        command[6] = 2.0 * np.clip(action[6], 0.0, 1.0) - 1.0
+        self.agent.set_action(torch.from_numpy(command)[None])
+        physics = self.scene.px
+        for _ in range(SIM_HZ // CONTROL_HZ):
+            physics.step()
+
+    def grasped(self, object_id: str) -> bool:
+        """Whether both fingers press on the object."""
+        return bool(self.agent.is_grasping(self.actors[object_id])[0])
+
+    def touched(self, object_id: str) -> bool:
+        """Whether any part of the gripper presses on the object."""
+        actor = self.actors[object_id]
+        fingers = (self.agent.finger1_link, self.agent.finger2_link)
+        forces = [self.scene.get_pairwise_contact_forces(finger, actor) for finger in fingers]
+        return any(float(torch.linalg.norm(force)) > 1e-3 for force in forces)
+
+    # ---- state
+
+    @property
+    def _arm(self) -> Any:
+        return self.agent.controller.controllers["arm"]
+
+    def commanded_pose(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Tool position [m] and orientation (wxyz) in the base frame that the controller is heading for."""
+        raw = self._arm._target_pose.raw_pose[0].double().numpy()
+        return raw[:3], raw[3:]
+
+    def finger_position(self) -> float:
+        """Mean position of the two finger joints [m]."""
+        return float(self._robot.get_qpos()[6:].mean())
+
+    @property
+    def _robot(self) -> Any:
+        return self.agent.robot._objs[0]
+
+    def snapshot(self, layout: Layout) -> Snapshot:
+        """Robot and the layout's objects in the base frame."""
+        base = BASE_POSE.inv()
+        tool = base * self._arm.ee_link._objs[0].entity.pose
+        position, quaternion = self.commanded_pose()
+        things = {}
+        for object_id in layout.poses:
+            actor = self.actors[object_id]
+            pose = base * actor._objs[0].pose
+            speed = float(np.linalg.norm(actor._bodies[0].linear_velocity))
+            things[object_id] = Thing(objects.get(object_id), pose.p.astype(float), _rotation(pose.q), speed)
+        drawers, handles = {}, {}
+        if layout.cabinet is not None:
+            qpos = self.cabinet._objs[0].get_qpos()
+            for joint, value in zip(self.cabinet.active_joints, qpos, strict=True):
+                name = joint.name.removeprefix("drawer_")
+                drawers[name] = float(value)
+                handle = self.cabinet.links_map[f"handle_{name}"]._objs[0].entity.pose
+                handles[name] = (base * handle).p.astype(float)
+        return Snapshot(
+            tool=tool.p.astype(float),
+            tool_rotation=_rotation(tool.q) * POINTING_DOWN.inv(),
+            commanded=position,
+            commanded_rotation=_rotation(quaternion) * POINTING_DOWN.inv(),
+            opening=openness(self.finger_position()),
+            things=things,
+            drawers=drawers,
+            handles=handles,
+        )
+
+    def physics_state(self, layout: Layout) -> dict[str, NDArray[np.float64]]:
+        """Flat arrays: "robot" (16,) qpos, qvel; "commanded" (7,); "objects" (13 n,) in the layout's order; "cabinet" (6,)."""
+        cabinet = self.cabinet._objs[0]
+        rows = []
+        for object_id in layout.poses:
+            body, pose = self.actors[object_id]._bodies[0], self.actors[object_id]._objs[0].pose
+            rows.append(np.concatenate([pose.p, pose.q, body.linear_velocity, body.angular_velocity]))
+        return {
+            "robot": np.concatenate([self._robot.get_qpos(), self._robot.get_qvel()]).astype(float),
+            "commanded": np.concatenate(self.commanded_pose()),
+            "objects": np.concatenate(rows).astype(float) if rows else np.zeros(0),
+            "cabinet": np.concatenate([cabinet.get_qpos(), cabinet.get_qvel()]).astype(float),
+        }
+
+    def set_physics_state(self, layout: Layout, state: dict[str, NDArray[np.float64]]) -> None:
+        """Restore what `physics_state` gave for the same layout."""
+        robot = np.asarray(state["robot"], dtype=np.float32)
+        self._robot.set_qpos(robot[:8])
+        self._robot.set_qvel(robot[8:])
+        commanded = torch.tensor(np.asarray(state["commanded"]), dtype=torch.float32)[None]
+        self._arm.set_state({"target_pose": commanded})
+        for object_id, row in zip(layout.poses, np.asarray(state["objects"]).reshape(-1, 13), strict=True):
+            body, entity = self.actors[object_id]._bodies[0], self.actors[object_id]._objs[0]
+            entity.set_pose(sapien.Pose(row[:3], row[3:7]))
+            body.linear_velocity, body.angular_velocity = row[7:10], row[10:]
+        cabinet = np.asarray(state["cabinet"], dtype=np.float32)
+        self.cabinet._objs[0].set_qpos(cabinet[: len(cabinet) // 2])
+        self.cabinet._objs[0].set_qvel(cabinet[len(cabinet) // 2 :])
+
+    # ---- looking
+
+    def picture(self) -> NDArray[np.uint8]:
+        """Render the 3rd-view camera: (height, width, 3) uint8 RGB."""
+        self.scene.sub_scenes[0].update_render()
+        self._camera.take_picture()
+        colour = self._camera.get_picture("Color")
+        if colour.dtype != np.uint8:
+            colour = (np.clip(colour, 0.0, 1.0) * 255).astype(np.uint8)
+        return np.ascontiguousarray(colour[..., :3])
+
+    def project(self, point: NDArray[np.floating]) -> tuple[float, float]:
+        """World point [m] to (u, v), 0..1 inside the image."""
+        eye = self.agent.robot.links_map["base_link"]._objs[0].entity.pose * self._camera.local_pose
+        forward, left, up = (eye.inv() * sapien.Pose(point)).p
+        camera = self._camera
+        u = (camera.cx - camera.fx * left / forward) / camera.width
+        v = (camera.cy - camera.fy * up / forward) / camera.height
+        return float(u), float(v)
+
+    def project_base(self, point: NDArray[np.floating]) -> tuple[float, float]:
+        """Point in the robot's base frame [m] to (u, v), 0..1 inside the image."""
+        return self.project((BASE_POSE * sapien.Pose(point)).p)
+
+
+def _rotation(quaternion_wxyz: NDArray[np.floating]) -> Rotation:
+    w, x, y, z = (float(value) for value in quaternion_wxyz)
+    return Rotation.from_quat([x, y, z, w])
+
+
+def _quad(corners: list[tuple[float, float, float]], material: Any, repeat: float) -> Any:
+    uv = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], dtype=np.float32) * repeat
+    vertices = np.array(corners, dtype=np.float32)
+    normal = np.cross(vertices[1] - vertices[0], vertices[2] - vertices[0])
+    normals = np.tile((normal / np.linalg.norm(normal)).astype(np.float32), (4, 1))
+    triangles = np.array([[0, 1, 2], [0, 2, 3]], dtype=np.uint32)
+    return sapien.render.RenderShapeTriangleMesh(vertices, triangles, normals, uv, material)
