@@ -144,10 +144,18 @@ def _sha256(path: Path) -> str:
 class Loaded:
     """A checkpoint ready for use. `about` is one line: which model, trained on what."""
 
+    folder: Path
     model: InstructVLA
     prompter: Prompter
-    statistics: ActionStatistics
     about: str
+
+    @property
+    def statistics(self) -> ActionStatistics:
+        """Of the actions it was trained on. Raises `ValueError` for a model that was not trained to act."""
+        path = self.folder / "statistics.json"
+        if not path.is_file():
+            raise ValueError(f"{self.folder} was not trained to act: it has no {path.name}.")
+        return ActionStatistics.from_dict(json.loads(path.read_text()))
 
 
 def save(model: InstructVLA, folder: Path, statistics: ActionStatistics | None = None, about: str = "") -> None:
@@ -167,13 +175,13 @@ def save(model: InstructVLA, folder: Path, statistics: ActionStatistics | None =
         (folder / "statistics.json").write_text(json.dumps(statistics.to_dict(), indent=2))
 
 
-def load(folder: Path, base: Path | None = None, dtype: torch.dtype = torch.bfloat16) -> Loaded:
+def load(folder: Path, base: Path | None = None, dtype: torch.dtype = torch.float32) -> Loaded:
     """Rebuild a checkpoint from its folder and the backbone's (`base_weights` unless given).
 
-    The backbone stays in bfloat16, everything else takes `dtype`. Raises `ValueError` naming every tensor that does not
-    match, or the file that is missing.
+    The backbone is kept in bfloat16, the rest in `dtype`: float32 to train on, bfloat16 for speed. Raises `ValueError`
+    naming every tensor that does not match, or the file that is missing.
     """
-    for name in ("config.json", "model.safetensors", "statistics.json", "meta.json"):
+    for name in ("config.json", "model.safetensors", "meta.json"):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} is not a complete checkpoint: {name} is missing.")
     base = base or base_weights()
@@ -182,9 +190,8 @@ def load(folder: Path, base: Path | None = None, dtype: torch.dtype = torch.bflo
     restore(model, folder)
     load_llama(model.decoder, base)
     model.to(dtype).decoder.cast_base(torch.bfloat16)
-    statistics = ActionStatistics.from_dict(json.loads((folder / "statistics.json").read_text()))
     about = json.loads((folder / "meta.json").read_text())["about"]
-    return Loaded(model, Prompter(load_tokenizer(base), config), statistics, about)
+    return Loaded(folder, model, Prompter(load_tokenizer(base), config), about)
 
 
 def restore(model: InstructVLA, folder: Path) -> None:

@@ -10,7 +10,7 @@ that no label points at.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +24,6 @@ from model.experts import GatedLora, ScaleHead
 
 IGNORE = -100
 """Label of a position that is not supervised."""
-
-CACHE_TOKENS = 1024
-"""Room for a prompt with its picture, a long instruction and a long answer; 24 MB per pass in bfloat16."""
 
 
 class DecoderCache:
@@ -187,60 +184,40 @@ class Decoder(nn.Module):
         new = F.embedding((ids - self.config.vocab).clamp(min=0), self.new_rows)
         return torch.where((ids >= self.config.vocab)[..., None], new, base)
 
-    def new_cache(self, capacity: int = CACHE_TOKENS, batch: int = 1) -> DecoderCache:
+    def new_cache(self, capacity: int, batch: int = 1) -> DecoderCache:
         """An empty cache for `capacity` tokens of `batch` sequences of equal length."""
         passes = 1 if self.scale_head is None else 2
         config, weight = self.config, self.embedding.weight
         shape = (passes, config.layers, batch, config.kv_heads, capacity, config.dim // config.heads)
         return DecoderCache(shape, weight.dtype, weight.device)
 
-    def forward(
-        self, embeds: Tensor, mask: Tensor | None = None, cache: DecoderCache | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, embeds: Tensor, cache: DecoderCache | None = None) -> tuple[Tensor, Tensor]:
         """Embeddings (B, T, dim) to hidden states after the final norm (B, T, dim) and gates (B, T, K).
 
-        `mask` (B, T) bool is true at real tokens; only left padding needs one, and none goes with a cache. With a cache
-        the T tokens follow those it holds, and are added to it. Raises `ValueError` if they do not fit.
+        With a cache the T tokens follow those it holds, and are added to it. Raises `ValueError` if they do not fit.
         """
         batch, tokens, _ = embeds.shape
         if cache is not None:
             cache.check(batch, tokens)
-        attended = self._attended(tokens, mask, cache)
         if self.scale_head is None:
             gates = embeds.new_ones(batch, tokens, 1, dtype=torch.float32)
-            hidden = self._traverse(embeds, attended, None, True, cache, 0)
+            hidden = self._traverse(embeds, None, True, cache, 0)
         else:
             with torch.no_grad():
-                base = self._traverse(embeds, attended, None, False, cache, 0)
+                base = self._traverse(embeds, None, False, cache, 0)
             gates = self.scale_head(base)
-            hidden = self._traverse(embeds, attended, gates, True, cache, 1)
+            hidden = self._traverse(embeds, gates, True, cache, 1)
         if cache is not None:
             cache.length += tokens
         return hidden, gates
 
-    def _attended(self, tokens: int, mask: Tensor | None, cache: DecoderCache | None) -> Tensor | None:
-        """Which keys each new token sees, broadcastable to (B, heads, T, past + T); None for plain causal attention."""
-        past = 0 if cache is None else cache.length
-        if tokens == 1 or (mask is None and not past):
-            return None
-        causal = torch.ones(tokens, past + tokens, dtype=torch.bool, device=self.norm.weight.device).tril(past)
-        if mask is None:
-            return causal
-        # A padded token sees itself: attention over nothing would be undefined and spoil its whole sequence.
-        return causal & mask[:, None, None, :] | torch.eye(tokens, dtype=torch.bool, device=mask.device)
-
-    def _traverse(
-        self,
-        x: Tensor,
-        attended: Tensor | None,
-        gates: Tensor | None,
-        adapt: bool,
-        cache: DecoderCache | None,
-        slot: int,
-    ) -> Tensor:
-        tokens = x.shape[1]
-        cos, sin = self._rotary(0 if cache is None else cache.length, tokens, x.device)
-        run = _Pass(cos, sin, attended, attended is None and tokens > 1, gates, adapt, cache, slot)
+    def _traverse(self, x: Tensor, gates: Tensor | None, adapt: bool, cache: DecoderCache | None, slot: int) -> Tensor:
+        past, tokens = 0 if cache is None else cache.length, x.shape[1]
+        mask = None
+        if past and tokens > 1:  # SDPA's own causal flag assumes that queries and keys begin together
+            mask = torch.ones(tokens, past + tokens, dtype=torch.bool, device=x.device).tril(past)
+        cos, sin = self._rotary(past, tokens, x.device)
+        run = _Pass(cos, sin, mask, not past and tokens > 1, gates, adapt, cache, slot)
         for index, layer in enumerate(self.layers):
             x = layer(x, run, index)
         return self.norm(x)
@@ -258,6 +235,22 @@ class Decoder(nn.Module):
         weight = self.embedding.weight
         hidden = hidden.to(weight.dtype)
         return torch.cat([F.linear(hidden, weight), F.linear(hidden, self.new_rows.to(weight.dtype))], -1)
+
+    @torch.no_grad()
+    def generate(
+        self, embeds: Tensor, cache: DecoderCache, max_new_tokens: int, stop_ids: Collection[int]
+    ) -> Iterator[int]:
+        """Yield greedy token ids that follow embeds (1, T, dim) until one of `stop_ids` (not yielded).
+
+        Exhausted, the iterator leaves the prompt and every yielded token in the cache, ready for what comes next.
+        """
+        hidden, _ = self(embeds, cache)
+        for _ in range(max_new_tokens):
+            token = int(self.logits(hidden[0, -1]).argmax())
+            if token in stop_ids:
+                return
+            yield token
+            hidden, _ = self(self.embed(torch.tensor([[token]], device=embeds.device)), cache)
 
 
 def load_llama(decoder: Decoder, source: Path | Mapping[str, Tensor]) -> None:
