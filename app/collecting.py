@@ -99,7 +99,7 @@ def still_order(kinds: Sequence[Kind], seed: int) -> StillOrder:
     draw = np.random.default_rng([seed, 3])
     kind = kinds[seed % len(kinds)]
     scene = SceneSpec(goal=sample_goal(kind, seed), seed=seed, distractors=int(draw.integers(1, 6)))
-    return StillOrder(f"{seed:07d}", scene, int(max(0, draw.integers(-MOST_STEPS // 2, MOST_STEPS))))
+    return StillOrder(f"{seed:07d}", scene, max(0, int(draw.integers(-MOST_STEPS // 2, MOST_STEPS))))
 
 
 def take(worker: SimWorker, order: StillOrder) -> tuple[bytes, dict[str, list[float]]]:

@@ -145,7 +145,8 @@ def examine(checks: tuple[Callable[[], Check], ...] = CHECKS) -> Iterator[Check]
             yield check()
         except Exception as error:
             name = check.__name__.removeprefix("check_").replace("_", " ").capitalize()
-            yield Check(name, False, f"{type(error).__name__}: {error}", "make setup")
+            reason = (str(error).splitlines() or [""])[0]
+            yield Check(name, False, f"{type(error).__name__}: {reason}", "make setup")
 
 
 def report(checks: tuple[Callable[[], Check], ...] = CHECKS) -> int:
