@@ -6,6 +6,8 @@ import random
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from model.data.questions import load_catalog
+
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "pick": ("I will pick up the {source}.", "I will grasp the {source} and lift it.", "I will take the {source}."),
     "put_on": (
@@ -50,10 +52,10 @@ class Annotator(Protocol):
 
 
 class TemplateAnnotator:
-    """Replies from templates and the scene's goal. `names` maps an object's id to its name; else the id is spoken."""
+    """Replies from templates and the scene's goal. `names` maps object ids to names; by default the catalog's."""
 
     def __init__(self, names: Mapping[str, str] | None = None) -> None:
-        self._names = names or {}
+        self._names = {thing.id: thing.name for thing in load_catalog().values()} if names is None else names
 
     def reply(self, scene: Mapping[str, Any], instruction: str) -> str:
         """See `Annotator.reply`. Raises ValueError for a task family without templates."""
@@ -65,4 +67,5 @@ class TemplateAnnotator:
         return template.format(source=self._name(goal.get("source")), target=self._name(goal.get("target")))
 
     def _name(self, object_id: str | None) -> str:
-        return self._names.get(object_id or "", (object_id or "").replace("_", " "))
+        # A drawer's name ("top") is its id.
+        return self._names.get(object_id or "", object_id or "")
