@@ -17,6 +17,7 @@ from modelling.urdf import add_joint, add_link, write_xml  # noqa: E402
 FOLDER = Path(__file__).parent / "robots" / "widowx"
 
 # Pairs that touch by construction. Parent and child are skipped by the engine; these are one joint further apart.
+# SAPIEN only honours pairs whose reason is "Default".
 TOUCHING = (
     ("base_link", "upper_arm_link"),
     ("wrist_link", "gripper_bar_link"),
@@ -42,7 +43,7 @@ def build(folder: Path = FOLDER) -> None:
     write_xml(robot, folder / "wx250s.urdf")
     semantic = ET.Element("robot", name="wx250s")
     for one, other in TOUCHING:
-        ET.SubElement(semantic, "disable_collisions", link1=one, link2=other, reason="Touching")
+        ET.SubElement(semantic, "disable_collisions", link1=one, link2=other, reason="Default")
     write_xml(semantic, folder / "wx250s.srdf")
 
 

@@ -42,13 +42,27 @@ def kitchen() -> Image.Image:
     for row in range(8):
         for column in range(-1, 12):
             x = column * 92 + 46 * (row % 2)
-            rect(draw, x + 2, 96 + row * 40 + 2, x + 90, 96 + row * 40 + 38, shade((226, 229, 226), 0.97 + 0.01 * ((row * 7 + column * 5) % 5)), 3)
+            rect(
+                draw,
+                x + 2,
+                96 + row * 40 + 2,
+                x + 90,
+                96 + row * 40 + 38,
+                shade((226, 229, 226), 0.97 + 0.01 * ((row * 7 + column * 5) % 5)),
+                3,
+            )
     for x in range(0, WIDTH, 256):
         rect(draw, x + 4, -10, x + 252, 92, (116, 140, 130), 4)
         rect(draw, x + 22, -10, x + 234, 76, (126, 150, 140), 4)
         rect(draw, x + 112, 78, x + 144, 84, (70, 76, 74), 3)
     rect(draw, 0, 150, WIDTH, 158, (150, 152, 150))
-    for x, colour in ((180, (188, 120, 84)), (236, (70, 82, 92)), (296, (196, 168, 92)), (742, (150, 158, 162)), (812, (120, 84, 62))):
+    for x, colour in (
+        (180, (188, 120, 84)),
+        (236, (70, 82, 92)),
+        (296, (196, 168, 92)),
+        (742, (150, 158, 162)),
+        (812, (120, 84, 62)),
+    ):
         rect(draw, x, 158, x + 5, 196, (120, 120, 116))
         rect(draw, x - 15, 196, x + 20, 244, colour, 10)
     rect(draw, 0, 416, WIDTH, HEIGHT, (176, 146, 112))
@@ -59,7 +73,15 @@ def kitchen() -> Image.Image:
 def bookshelf() -> Image.Image:
     picture, draw = start((128, 92, 62))
     rng = np.random.default_rng(101)
-    palette = [(150, 62, 54), (64, 92, 120), (196, 176, 130), (84, 112, 80), (206, 200, 188), (120, 82, 110), (188, 134, 66)]
+    palette = [
+        (150, 62, 54),
+        (64, 92, 120),
+        (196, 176, 130),
+        (84, 112, 80),
+        (206, 200, 188),
+        (120, 82, 110),
+        (188, 134, 66),
+    ]
     for top in (14, 184, 354):
         rect(draw, 0, top, WIDTH, top + 150, (84, 60, 42))
         x = 10.0
@@ -106,7 +128,9 @@ def window() -> Image.Image:
     rect(draw, 280, 398, 760, 418, (236, 232, 224), 3)
     for left in (200, 706):
         for fold in range(8):
-            rect(draw, left + fold * 17, 0, left + fold * 17 + 18, 440, shade((196, 150, 128), 0.92 + 0.09 * (fold % 3)))
+            rect(
+                draw, left + fold * 17, 0, left + fold * 17 + 18, 440, shade((196, 150, 128), 0.92 + 0.09 * (fold % 3))
+            )
     rect(draw, 180, 0, 860, 12, (110, 84, 64))
     rect(draw, 0, 470, WIDTH, HEIGHT, (238, 234, 226))
     return finish(picture, 104, 2.4)

@@ -48,8 +48,8 @@ def carrot() -> Model:
             (0.036, -0.25, 0.0), (0.032, -0.1, 0.45), (0.032, -0.1, -0.45), (0.026, 0.12, 0.8), (0.026, 0.12, -0.8)
         )
     ]  # fmt: skip
-    parts = settle([root, *leaves], sink=0.001, centre=False)
-    return Model(parts, [hull_of(parts[0])], width=0.026, grasp_top=0.026, axis="x")
+    parts = settle([p.moved((-0.006, 0, 0)) for p in (root, *leaves)], sink=0.0016, centre=False)
+    return Model(parts, [hull_of(parts[0])], width=0.028, grasp_top=0.027, axis="x")
 
 
 def eggplant() -> Model:
@@ -64,7 +64,7 @@ def eggplant() -> Model:
     cap = cap.moved((0, 0.0018, 0.0002))
     fringe = [leaf(0.018, 0.011, LEAF, 0.05).moved((0.03, 0.0018 + 0.0145 * np.sin(a), 0.0138 + 0.0145 * np.cos(a)),
               (a, 0, pi)) for a in (0.0, -0.9, 0.9)]  # fmt: skip
-    parts = settle([flesh, cap, *fringe], sink=0.0012, centre=False)
+    parts = settle([p.moved((0.008, 0, 0)) for p in (flesh, cap, *fringe)], sink=0.0014, centre=False)
     return Model(parts, [hull_of(parts[0])], width=0.037, grasp_top=0.037, axis="x")
 
 
@@ -72,11 +72,15 @@ def banana() -> Model:
     u, v = tx.canvas(64, 128)
     ends = tx.smooth(0.1, 0.03, v) + tx.smooth(0.93, 0.98, v)
     skin = tx.mix((248, 212, 52), (206, 190, 60), tx.smooth(0.2, 0.08, v) + tx.smooth(0.84, 0.93, v))
-    skin = tx.mix(skin, (150, 104, 40), 0.8 * tx.dots(u, v, (9, 20), 0.13, 3) * tx.smooth(0.45, 0.75, tx.noise(u, v, (3, 4), 4)))
+    skin = tx.mix(
+        skin, (150, 104, 40), 0.8 * tx.dots(u, v, (9, 20), 0.13, 3) * tx.smooth(0.45, 0.75, tx.noise(u, v, (3, 4), 4))
+    )
     skin = tx.mix(skin, (84, 58, 30), np.clip(ends, 0, 1))
     paint = Paint(texture=tx.image(skin), roughness=0.5)
     angle = np.linspace(-0.82, 0.82, 13)
-    radius = np.array([0.0028, 0.0045, 0.0098, 0.0132, 0.0146, 0.0152, 0.0154, 0.0152, 0.0146, 0.013, 0.0098, 0.0042, 0.0038])
+    radius = np.array(
+        [0.0028, 0.0045, 0.0098, 0.0132, 0.0146, 0.0152, 0.0154, 0.0152, 0.0146, 0.013, 0.0098, 0.0042, 0.0038]
+    )
     # round arc of 7 cm radius; its middle is the grasp
     path = np.stack([0.076 * np.sin(angle), 0.076 * (1 - np.cos(angle)) - 0.004, radius.clip(0.008)], -1)
     rows = np.concatenate([path[:1] - [[0.0005, 0, 0]], path, path[-1:] + [[0.0005, 0, 0]]])
@@ -89,8 +93,23 @@ def banana() -> Model:
 
 def lemon() -> Model:
     paint = Paint(texture=tx.mottled((250, 222, 46), 0.06, 5, cells=14), roughness=0.55)
-    body = [(-0.0285, 0.0005), (-0.0275, 0.0035), (-0.0245, 0.0052), (-0.0215, 0.0095), (-0.016, 0.0145), (-0.008, 0.0182)]
-    body += [(0, 0.0193), (0.008, 0.0182), (0.016, 0.0143), (0.021, 0.0095), (0.0235, 0.0062), (0.0255, 0.0045), (0.0265, 0.0005)]
+    body = [
+        (-0.0285, 0.0005),
+        (-0.0275, 0.0035),
+        (-0.0245, 0.0052),
+        (-0.0215, 0.0095),
+        (-0.016, 0.0145),
+        (-0.008, 0.0182),
+    ]
+    body += [
+        (0, 0.0193),
+        (0.008, 0.0182),
+        (0.016, 0.0143),
+        (0.021, 0.0095),
+        (0.0235, 0.0062),
+        (0.0255, 0.0045),
+        (0.0265, 0.0005),
+    ]
     x, r = np.array(body).T
     peel = tube(np.stack([x, 0 * x, 0 * x], -1), list(r), paint, 16)
     tip = sphere((0.0014, 0.0024, 0.0024), STEM, 8, 5).moved((0.0262, 0, 0))
@@ -114,7 +133,15 @@ def apple() -> Model:
     skin = tx.mix((196, 22, 30), (226, 78, 44), tx.smooth(0.45, 0.9, streaks))
     skin = tx.mix(skin, (214, 186, 74), tx.smooth(0.84, 0.99, v) * 0.8)
     paint = Paint(texture=tx.image(skin), roughness=0.3)
-    profile = [(0, 0.0022), (0.006, 0.0004), (0.0105, 0.0002), (0.0152, 0.0045), (0.0188, 0.0125), (0.0206, 0.021), (0.0207, 0.0265)]
+    profile = [
+        (0, 0.0022),
+        (0.006, 0.0004),
+        (0.0105, 0.0002),
+        (0.0152, 0.0045),
+        (0.0188, 0.0125),
+        (0.0206, 0.021),
+        (0.0207, 0.0265),
+    ]
     profile += [(0.0188, 0.0335), (0.0145, 0.0378), (0.009, 0.0388), (0.0045, 0.0366), (0.0018, 0.0332), (0, 0.0325)]
     fruit = lathe(profile, paint, 20)
     stalk = tube([(0, 0, 0.032), (0.0006, 0, 0.038), (0.003, 0, 0.0445)], [0.0012, 0.0011, 0.0015], STEM, 6)
@@ -128,7 +155,15 @@ def pear() -> Model:
     skin = tx.mix((190, 200, 62), (160, 176, 48), tx.noise(u, v, (6, 6), 8))
     skin = tx.mix(skin, (134, 110, 46), 0.8 * tx.dots(u, v, (18, 14), 0.14, 9))
     paint = Paint(texture=tx.image(skin), roughness=0.5)
-    profile = [(0, 0.0015), (0.006, 0.0002), (0.0095, 0.0003), (0.0158, 0.0046), (0.0192, 0.0115), (0.0199, 0.0175), (0.0182, 0.0245)]
+    profile = [
+        (0, 0.0015),
+        (0.006, 0.0002),
+        (0.0095, 0.0003),
+        (0.0158, 0.0046),
+        (0.0192, 0.0115),
+        (0.0199, 0.0175),
+        (0.0182, 0.0245),
+    ]
     profile += [(0.0142, 0.032), (0.0112, 0.039), (0.0095, 0.0455), (0.0072, 0.0495), (0.0035, 0.0512), (0, 0.0508)]
     fruit = lathe(profile, paint, 20)
     stalk = tube([(0, 0, 0.0505), (0.0006, 0, 0.056), (0.0032, 0, 0.062)], [0.0013, 0.0012, 0.0016], STEM, 6)
@@ -184,13 +219,21 @@ def corn() -> Model:
     ]
     blades[0] = leaf(0.034, 0.02, husk, 0.35).moved((0.052, 0, 0.020), (0, 0.15, pi))
     stub = along_x([(0.042, 0.0125), (0.05, 0.0095), (0.058, 0.0055), (0.066, 0.005), (0.067, 0.0004)], husk, 10)
-    parts = settle([cob, *blades, stub.moved((0, 0, 0.004))], sink=0.001, centre=False)
+    parts = settle([cob, *blades, stub.moved((0, 0, 0.004))], sink=0.002, centre=False)
     return Model(parts, [hull_of(parts[0])], width=0.033, grasp_top=0.032, axis="x")
 
 
 def pepper() -> Model:
     paint = Paint(texture=tx.mottled((60, 150, 44), 0.1, 13), roughness=0.22)
-    profile = [(0, 0.0028), (0.005, 0.0008), (0.0095, 0.0), (0.0148, 0.003), (0.0178, 0.011), (0.0196, 0.021), (0.0203, 0.031)]
+    profile = [
+        (0, 0.0028),
+        (0.005, 0.0008),
+        (0.0095, 0.0),
+        (0.0148, 0.003),
+        (0.0178, 0.011),
+        (0.0196, 0.021),
+        (0.0203, 0.031),
+    ]
     profile += [(0.0192, 0.038), (0.0148, 0.0418), (0.0095, 0.042), (0.0055, 0.0395), (0, 0.038)]
     fruit = lathe(profile, paint, 28)
     points = fruit.mesh.vertices.copy()

@@ -8,7 +8,7 @@ import numpy as np
 from trimesh import Trimesh
 
 from modelling import textures as tx
-from modelling.model import Model, block, disc, hull, hull_of, settle, wedge_ring
+from modelling.model import Model, block, disc, hull_of, settle, wedge_ring
 from modelling.shapes import Paint, Part, box, cylinder, lathe, sharp, sphere, tube
 
 METAL = Paint((205, 207, 212), roughness=0.35, metallic=0.25)
@@ -26,7 +26,11 @@ def can(colour: tx.Colour, accent: tx.Colour) -> Model:
     paint = Paint(texture=tx.image(label), roughness=0.3)
     side = lathe([(0.019, 0.006), (0.019, 0.054)], paint, 24)
     base = lathe(sharp((0, 0.001), (0.0135, 0.0), (0.0155, 0.0012), (0.019, 0.006)), METAL, 24)
-    lid = lathe(sharp((0.019, 0.054), (0.0158, 0.061), (0.0158, 0.062), (0.0146, 0.062), (0.0142, 0.0602), (0, 0.0602)), METAL, 24)
+    lid = lathe(
+        sharp((0.019, 0.054), (0.0158, 0.061), (0.0158, 0.062), (0.0146, 0.062), (0.0142, 0.0602), (0, 0.0602)),
+        METAL,
+        24,
+    )
     tab = box((0.010, 0.005, 0.0012), Paint((150, 152, 158), roughness=0.4), 0.0005, (0.002, 0, 0.0612))
     hole = cylinder(0.0035, 0.0006, BLACK, segments=10).moved((-0.0075, 0, 0.0604))
     solid = wedge_ring([(0.0150, 0.0), (0.019, 0.006), (0.019, 0.054), (0.0155, 0.062)])
@@ -39,10 +43,20 @@ def bottle() -> Model:
     u, v = tx.canvas(128, 48)
     label = tx.mix((246, 248, 250), (30, 92, 190), tx.smooth(0.2, 0.24, np.abs(v - 0.45 - 0.1 * np.sin(6 * pi * u))))
     profile = [(0, 0.002), (0.013, 0.0), (0.0168, 0.0015), (0.018, 0.005), (0.018, 0.014), (0.0175, 0.016)]
-    profile += [(0.0175, 0.04), (0.018, 0.042), (0.0178, 0.048), (0.0155, 0.054), (0.012, 0.0585), (0.0112, 0.061), (0.0112, 0.076)]
+    profile += [
+        (0.0175, 0.04),
+        (0.018, 0.042),
+        (0.0178, 0.048),
+        (0.0155, 0.054),
+        (0.012, 0.0585),
+        (0.0112, 0.061),
+        (0.0112, 0.076),
+    ]
     body = lathe(profile, plastic, 20)
     wrap = lathe([(0.0181, 0.016), (0.0181, 0.04)], Paint(texture=tx.image(label), roughness=0.5), 20)
-    cap = lathe(sharp((0.0119, 0.074), (0.0122, 0.0885), (0.0112, 0.09), (0, 0.09)), Paint((24, 70, 168), roughness=0.4), 16)
+    cap = lathe(
+        sharp((0.0119, 0.074), (0.0122, 0.0885), (0.0112, 0.09), (0, 0.09)), Paint((24, 70, 168), roughness=0.4), 16
+    )
     collar = lathe([(0.0112, 0.0715), (0.0126, 0.0722), (0.0112, 0.073)], Paint((24, 70, 168), roughness=0.4), 16)
     solids = [wedge_ring([(0.016, 0), (0.018, 0.004), (0.018, 0.047), (0.012, 0.0585)]), disc(0.012, 0.055, 0.09)]
     return Model([body, wrap, cap, collar], solids, width=0.024, grasp_top=0.09)
@@ -52,8 +66,12 @@ def mug() -> Model:
     """Small mug; the handle points along +x, fingers close across y."""
     glaze = Paint((38, 160, 160), roughness=0.25)
     inner = Paint((236, 240, 236), roughness=0.3)
-    outside = lathe([(0, 0.0008), (0.0168, 0.0), (0.0195, 0.0016), (0.021, 0.006), (0.021, 0.0445), (0.0205, 0.046)], glaze, 24)
-    inside = lathe([(0.0205, 0.046), (0.0186, 0.046), (0.0183, 0.044), (0.0178, 0.008), (0.015, 0.005), (0, 0.005)], inner, 24)
+    outside = lathe(
+        [(0, 0.0008), (0.0168, 0.0), (0.0195, 0.0016), (0.021, 0.006), (0.021, 0.0445), (0.0205, 0.046)], glaze, 24
+    )
+    inside = lathe(
+        [(0.0205, 0.046), (0.0186, 0.046), (0.0183, 0.044), (0.0178, 0.008), (0.015, 0.005), (0, 0.005)], inner, 24
+    )
     stripe = lathe([(0.02115, 0.031), (0.02115, 0.037)], inner, 24)
     angle = np.linspace(-pi / 2 - 0.15, pi / 2 + 0.15, 11)
     loop = np.stack([0.0195 + 0.0135 * np.cos(angle), 0 * angle, 0.0235 + 0.0135 * np.sin(angle)], -1)
@@ -99,7 +117,16 @@ def spoon() -> Model:
     neck = tube(np.stack([x, 0 * x, [0.0058, 0.0065, 0.0075, 0.008, 0.008]], -1),
                 [(0.006, 0.0025), (0.0045, 0.0028), (0.004, 0.003), (0.0045, 0.0035), (0.005, 0.004)], steel, 10)  # fmt: skip
     x = np.array([-0.0165, -0.016, -0.012, 0.0, 0.03, 0.047, 0.052, 0.0525])
-    half = [(0.001, 0.001), (0.0062, 0.0055), (0.0085, 0.0068), (0.0092, 0.007), (0.0088, 0.007), (0.0092, 0.007), (0.007, 0.0058), (0.001, 0.001)]
+    half = [
+        (0.001, 0.001),
+        (0.0062, 0.0055),
+        (0.0085, 0.0068),
+        (0.0092, 0.007),
+        (0.0088, 0.007),
+        (0.0092, 0.007),
+        (0.007, 0.0058),
+        (0.001, 0.001),
+    ]
     handle = tube(np.stack([x, 0 * x, 0 * x + 0.0075], -1), half, grip, 12)
     shell = [(0.0, 0.0), (0.0135, 0.0008), (0.0203, 0.0045), (0.0225, 0.0098), (0.0218, 0.0102), (0.019, 0.0062)]
     bowl = lathe([*shell, (0.0124, 0.003), (0.0, 0.002)], steel, 20)
@@ -166,12 +193,16 @@ def toy_duck() -> Model:
     yellow, bill, black = Paint((252, 208, 32), roughness=0.35), Paint((240, 112, 24), roughness=0.4), BLACK
     body = sphere((0.026, 0.018, 0.0155), yellow, 18, 10).moved((0.002, 0, 0.0145))
     tail = tube([(0.018, 0, 0.02), (0.026, 0, 0.025), (0.0315, 0, 0.032)], [0.0095, 0.0065, 0.0012], yellow, 10)
-    wings = [sphere((0.013, 0.003, 0.0075), yellow, 12, 7).moved((0.007, s * 0.0172, 0.019), (0, -0.3, 0)) for s in (-1, 1)]
+    wings = [
+        sphere((0.013, 0.003, 0.0075), yellow, 12, 7).moved((0.007, s * 0.0172, 0.019), (0, -0.3, 0)) for s in (-1, 1)
+    ]
     head = sphere((0.0132, 0.0126, 0.0126), yellow, 16, 9).moved((-0.0125, 0, 0.0345))
     beak = sphere((0.0075, 0.0062, 0.0026), bill, 12, 7).moved((-0.0265, 0, 0.0325))
     eyes = [sphere((0.0018, 0.0018, 0.0024), black, 8, 5).moved((-0.0225, s * 0.0062, 0.0385)) for s in (-1, 1)]
     parts = settle([body, tail, *wings, head, beak, *eyes], sink=0.0015, centre=False)
-    return Model(parts, [hull_of(parts[0], parts[1]), hull_of(parts[4], parts[5])], width=0.036, grasp_top=0.041, axis="x")
+    return Model(
+        parts, [hull_of(parts[0], parts[1]), hull_of(parts[4], parts[5])], width=0.036, grasp_top=0.041, axis="x"
+    )
 
 
 def screwdriver() -> Model:
@@ -182,9 +213,9 @@ def screwdriver() -> Model:
     bands = [lathe([(r + 0.0003, x), (r + 0.0003, x + 0.005)], BLACK, 8) for x in (0.008, 0.016)]
     shaft = lathe(sharp((0, -0.066), (0.0027, -0.066), (0.0027, -0.013)), METAL, 8)
     blade = box((0.01, 0.008, 0.0018), METAL, 0.0006, (-0.063, 0, r))
-    pieces = [p.moved((0, 0, r), (0, pi / 2, 0)) for p in (handle, *bands, shaft)]
-    parts = settle([*pieces, blade], sink=0.0008, centre=False)
-    points = parts[0].mesh.vertices
-    core = hull(points)
-    rod_solid = block((0.054, 0.0056, 0.0056), (-0.04, 0, r - 0.0008))
-    return Model(parts, [core, rod_solid], width=0.023, grasp_top=0.0225, axis="x")
+    facet_down = [p.moved(rpy=(0, 0, pi / 8)) for p in (handle, *bands, shaft)]
+    pieces = [p.moved((0, 0, r), (0, pi / 2, 0)) for p in facet_down]
+    parts = settle([p.moved((-0.006, 0, 0)) for p in (*pieces, blade)], sink=0.0012, centre=False)
+    core = hull_of(parts[0])
+    rod = block((0.054, 0.0056, 0.0056), (-0.046, 0, r - 0.0012))
+    return Model(parts, [core, rod], width=0.023, grasp_top=0.0225, axis="x")

@@ -17,7 +17,15 @@ def plate(colour: tx.Colour, rim: tx.Colour) -> Model:
     glaze = tx.mix(colour, rim, tx.smooth(0.62, 0.63, v) * tx.smooth(0.7, 0.69, v))
     glaze = tx.mix(glaze, np.asarray(rim, float), 0.25 * tx.smooth(0.785, 0.8, v) * tx.smooth(0.83, 0.815, v))
     paint = Paint(texture=tx.image(glaze, 94), roughness=0.25)
-    profile = [(0.0, 0.0), (0.04, 0.0), (0.046, 0.001), (0.068, 0.0115), (0.07, 0.0135), (0.0695, 0.015), (0.067, 0.0146)]
+    profile = [
+        (0.0, 0.0),
+        (0.04, 0.0),
+        (0.046, 0.001),
+        (0.068, 0.0115),
+        (0.07, 0.0135),
+        (0.0695, 0.015),
+        (0.067, 0.0146),
+    ]
     profile += [(0.05, 0.0068), (0.046, 0.0055), (0.0, 0.005)]
     section = [(0.043, 0.0), (0.043, 0.005), (0.0715, 0.015), (0.0715, 0.012)]
     solids = [disc(0.046, 0, 0.005), *wall_ring(section)]
@@ -26,7 +34,9 @@ def plate(colour: tx.Colour, rim: tx.Colour) -> Model:
 
 def bowl() -> Model:
     outside, inside = Paint((222, 92, 62), roughness=0.3), Paint((250, 236, 214), roughness=0.35)
-    shell = lathe([(0.0, 0.001), (0.03, 0.0), (0.033, 0.003), (0.046, 0.012), (0.058, 0.027), (0.065, 0.044)], outside, 32)
+    shell = lathe(
+        [(0.0, 0.001), (0.03, 0.0), (0.033, 0.003), (0.046, 0.012), (0.058, 0.027), (0.065, 0.044)], outside, 32
+    )
     lining = lathe([(0.065, 0.044), (0.0625, 0.0452), (0.0605, 0.044), (0.053, 0.026), (0.041, 0.012), (0.03, 0.0062), (0, 0.005)],
                    inside, 32)  # fmt: skip
     low = [(0.03, 0.0), (0.036, 0.0), (0.06, 0.026), (0.056, 0.028), (0.03, 0.006)]
@@ -133,7 +143,15 @@ def pan() -> Model:
     wood = Paint((168, 106, 56), roughness=0.6)
     neck = box((0.02, 0.012, 0.006), iron, 0.0015, (0.068, 0, 0.019))
     x = np.array([0.074, 0.0745, 0.08, 0.105, 0.118, 0.122, 0.1225])
-    half = [(0.002, 0.001), (0.007, 0.0045), (0.008, 0.0055), (0.0092, 0.006), (0.009, 0.0058), (0.006, 0.004), (0.001, 0.001)]
+    half = [
+        (0.002, 0.001),
+        (0.007, 0.0045),
+        (0.008, 0.0055),
+        (0.0092, 0.006),
+        (0.009, 0.0058),
+        (0.006, 0.004),
+        (0.001, 0.001),
+    ]
     handle = tube(np.stack([x, 0 * x, 0 * x + 0.02], -1), half, wood, 12)
     hole = cylinder(0.003, 0.013, iron, segments=8).moved((0.114, 0, 0.02))
     section = [(0.049, 0.0), (0.054, 0.0), (0.064, 0.024), (0.061, 0.024), (0.049, 0.0045)]
@@ -152,4 +170,8 @@ def carton() -> Model:
     outside = Paint(texture=tx.image(tx.mix(taped, (96, 62, 34), tx.smooth(0.035, 0.025, arrow))), roughness=0.95)
     inside = Paint((176, 134, 86), roughness=0.95)
     size = (0.14, 0.11, 0.045)
-    return Model(open_box(size, 0.004, 0.004, 0.0, outside, inside), tray_solids(size, 0.004, 0.005), surface=(0.004, 0.047, "in"))
+    return Model(
+        open_box(size, 0.004, 0.004, 0.0, outside, inside),
+        tray_solids(size, 0.004, 0.005),
+        surface=(0.004, 0.047, "in"),
+    )
