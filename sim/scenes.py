@@ -15,6 +15,8 @@ from sim.tasks import SceneSpec
 from sim.world import FULL_SIZE, World
 
 State = dict[str, NDArray[np.float64]]
+Keypoint = tuple[float, float, float, float, float]
+"""u, v in 0..1 inside the frame, then x, y, z [m] in the robot's base frame."""
 
 
 class Tabletop:
@@ -87,15 +89,22 @@ class Tabletop:
         """What the scripted expert would do now, whatever happened before."""
         return expert_action(self._active.goal, self.snapshot())
 
-    def keypoints(self) -> dict[str, tuple[float, float]]:
-        """Image coordinates (u, v), 0..1 inside the frame, of source and target (of the handle, for drawers)."""
+    def keypoints(self) -> dict[str, Keypoint]:
+        """Where source and target are (for drawers: the handle, as both): u, v in the frame, x, y, z in the base."""
         goal, state = self._active.goal, self.snapshot()
         if goal.source is None:
-            point = self._world.project_base(state.handles[goal.target or ""])
-            return {"source": point, "target": point}
-        source = self._world.project_base(state.things[goal.source].centre)
-        target = self._world.project_base(state.things[goal.target].centre) if goal.target else source
-        return {"source": source, "target": target}
+            handle = self._keypoint(state.handles[goal.target or ""])
+            return {"source": handle, "target": handle}
+        source = self._keypoint(state.things[goal.source].centre)
+        return {"source": source, "target": self._keypoint(state.things[goal.target].centre) if goal.target else source}
+
+    def visible_objects(self) -> dict[str, Keypoint]:
+        """Centre of every object of the scene, by id."""
+        return {object_id: self._keypoint(thing.centre) for object_id, thing in self.snapshot().things.items()}
+
+    def _keypoint(self, point: NDArray[np.float64]) -> Keypoint:
+        u, v = self._world.project_base(point)
+        return u, v, float(point[0]), float(point[1]), float(point[2])
 
     def state(self) -> State:
         """Everything that `set_state` needs to continue from here, as flat arrays."""
