@@ -80,8 +80,9 @@ class Engine:
         prompt = self.prompter.question(question)
         with inference(self.model, self._lock):
             view = self.model.encode(preprocess(image, self.model.config.vision)[None].to(self.model.device))
-            prefix = self.model.prefill(prompt.ids[None], prompt.image_positions[None], view)
-        yield from stream_text(self.model, self.prompter, prefix, MAX_ANSWER_TOKENS, self._lock, should_stop)
+            embeds, cache = self.model.open_prompt(prompt, view, MAX_ANSWER_TOKENS)
+        tokens = self.model.decoder.generate(embeds, cache, MAX_ANSWER_TOKENS, self.prompter.stop_ids)
+        yield from stream_text(self.model, self.prompter, tokens, self._lock, should_stop)
 
     def describe(self) -> str:
         """One line: which model speaks and what it was trained on."""

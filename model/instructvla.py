@@ -1,13 +1,12 @@
 """The composition: picture and words in, thought, latent action and motion out.
 
-Flow of one decision: `encode` (vision trunk once, image tokens for the decoder), `think` (optional text, streamed),
-`plan` (the latent action read at the query positions), `act` (flow matching in the action expert). Training uses
-`language` and `action_losses` on batches.
+Flow of one decision: `encode` (vision trunk once, image tokens for the decoder), a prompt decoded into a cache with
+optional text (`Decoder.generate`), `read_latents` (the latent action at the query positions), `act` (flow matching in
+the action expert). Training runs `language` and `action_losses` on batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +16,8 @@ from torch.nn import functional as F
 from model.action_expert import ActionExpert, Context, place_losses
 from model.config import InstructVLAConfig
 from model.flow import euler, interpolate, sample_time, target_velocity
-from model.language import Decoder, DecoderCache
-from model.prompts import EXTRA_TOKENS, Batch
+from model.language import IGNORE, Decoder, DecoderCache
+from model.prompts import EXTRA_TOKENS, Batch, PromptIds
 from model.vision import Connector, DinoV2, pixel_shuffle
 
 
@@ -28,15 +27,6 @@ class View:
 
     trunk: Tensor
     tokens: Tensor
-
-
-@dataclass
-class Latents:
-    """Decoder output over a batch: latent action (B, Q, D), LM loss (None without labels) and gates (B, T, K)."""
-
-    queries: Tensor
-    loss: Tensor | None
-    gates: Tensor | None
 
 
 class InstructVLA(nn.Module):
@@ -53,7 +43,7 @@ class InstructVLA(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights live."""
-        return self.connector.device if hasattr(self.connector, "device") else next(self.parameters()).device
+        return self.decoder.new_rows.device
 
     def encode(self, pixels: Tensor) -> View:
         """Normalised pixels (B, 3, H, W) to both branches' tokens."""
@@ -61,67 +51,55 @@ class InstructVLA(nn.Module):
         vision = self.config.vision
         return View(trunk, self.connector(pixel_shuffle(self.vision.tail(trunk), vision.grid, vision.shuffle)))
 
-    def embed(self, ids: Tensor, image_positions: Tensor, image_tokens: Tensor | None) -> Tensor:
+    def embed(self, ids: Tensor, image_positions: Tensor, image_tokens: Tensor) -> Tensor:
         """Token embeddings (B, T, D) with the image slots (boolean (B, T)) filled by `image_tokens` (B, M, D)."""
         embeds = self.decoder.embed(ids)
-        if image_tokens is None:
-            return embeds
         return embeds.masked_scatter(image_positions[..., None], image_tokens.to(embeds.dtype))
 
-    def language(self, batch: Batch, view: View | None) -> Latents:
-        """One decoder pass over full sequences: LM loss where labelled, latents at the query positions."""
-        embeds = self.embed(batch.ids, batch.image_positions, view.tokens if view else None)
-        hidden, gates = self.decoder(embeds, batch.mask)
-        loss = None
-        predicts = batch.labels[:, 1:] != -100
-        if predicts.any():
-            logits = self.decoder.logits(hidden[:, :-1][predicts])
-            loss = F.cross_entropy(logits.float(), batch.labels[:, 1:][predicts])
-        queries = hidden[batch.query_positions].reshape(hidden.shape[0], -1, hidden.shape[-1])
-        return Latents(queries, loss, gates)
+    def language(self, batch: Batch, view: View) -> tuple[Tensor, Tensor]:
+        """LM loss and latent actions (B, Q, D) of full sequences (Q is 0 where none has queries)."""
+        hidden, _ = self.decoder(self.embed(batch.ids, batch.image_positions, view.tokens))
+        latents = hidden[batch.query_positions].reshape(len(hidden), -1, hidden.shape[-1])
+        targets = batch.labels[:, 1:]
+        supervised = targets != IGNORE  # the head is big: only positions that count pass through it
+        logits = self.decoder.logits(hidden[:, :-1][supervised])
+        return F.cross_entropy(logits.float(), targets[supervised]), latents
+
+    def open_prompt(self, prompt: PromptIds, view: View, room: int) -> tuple[Tensor, DecoderCache]:
+        """Embeddings (1, T, D) of an open prompt, and a cache with room for it, `room` more tokens and the queries."""
+        ids, positions = prompt.ids[None].to(self.device), prompt.image_positions[None].to(self.device)
+        cache = self.decoder.new_cache(ids.shape[1] + room + self.config.queries)
+        return self.embed(ids, positions, view.tokens), cache
+
+    def read_latents(self, cache: DecoderCache, ids: Tensor) -> Tensor:
+        """Append ids (1, T) that end in the queries to a decoded prefix; returns the latent action (1, Q, D)."""
+        hidden, _ = self.decoder(self.decoder.embed(ids), cache=cache)
+        return hidden[:, -self.config.queries :]
 
     def action_losses(
-        self, trunk: Tensor, latents: Tensor, proprio: Tensor, actions: Tensor, places: Tensor, draws: int
+        self,
+        trunk: Tensor,
+        latents: Tensor,
+        proprio: Tensor,
+        actions: Tensor,
+        valid: Tensor,
+        places: Tensor,
+        draws: int,
     ) -> dict[str, Tensor]:
         """Flow-matching loss and place supervision.
 
-        `actions` (B, T, 7) normalised; `places` (B, 2, 5) as u, v, x, y, z; `draws` noise samples per observation.
+        `actions` (B, T, 7) normalised, of which `valid` (B, T) count; `places` (B, 2, 5) as u, v, x, y, z; `draws` is
+        the number of noise samples per observation, which share its encoding.
         """
         context = self.action_expert.context(trunk, latents, proprio)
-        target = actions.repeat_interleave(draws, 0)
+        target, weight = actions.repeat_interleave(draws, 0), valid.repeat_interleave(draws, 0)[..., None].float()
         noise = torch.randn_like(target)
-        time = sample_time((target.shape[0],), device=str(target.device))
+        time = sample_time((len(target),), device=target.device)
         sigma = self.config.action.sigma_min
         velocity = self.action_expert.velocity(context, interpolate(noise, target, time, sigma), time)
-        return {
-            "flow": F.mse_loss(velocity, target_velocity(noise, target, sigma)),
-            **place_losses(context, places, self.config.vision.grid),
-        }
-
-    def think(
-        self, prefix: Prefix, max_tokens: int, stop_ids: frozenset[int], should_stop: Callable[[], bool] | None = None
-    ) -> Iterator[int]:
-        """Greedy text after `prefix`, token by token; ends before a stop id, which is never fed. Extends the prefix."""
-        for _ in range(max_tokens):
-            token = int(self.decoder.logits(prefix.last).argmax(-1))
-            if token in stop_ids or (should_stop is not None and should_stop()):
-                return
-            yield token
-            self.extend(prefix, torch.tensor([[token]], device=prefix.last.device))
-
-    def prefill(self, ids: Tensor, image_positions: Tensor, view: View | None) -> Prefix:
-        """Run a prompt (1, T) into fresh caches."""
-        cache = self.decoder.new_cache()
-        hidden, gates = self.decoder(self.embed(ids, image_positions, view.tokens if view else None), cache=cache)
-        return Prefix(cache, hidden[:, -1], [gates] if gates is not None else [])
-
-    def extend(self, prefix: Prefix, ids: Tensor) -> Tensor:
-        """Append tokens (1, T) to a prefix; returns their hidden states (1, T, D)."""
-        hidden, gates = self.decoder(self.decoder.embed(ids), cache=prefix.cache)
-        prefix.last = hidden[:, -1]
-        if gates is not None:
-            prefix.gates.append(gates)
-        return hidden
+        error = F.mse_loss(velocity, target_velocity(noise, target, sigma), reduction="none") * weight
+        flow = error.sum() / (weight.sum() * error.shape[-1]).clamp_min(1)
+        return {"flow": flow, **place_losses(context, places, self.config.vision.grid)}
 
     def act(self, trunk: Tensor, latents: Tensor, proprio: Tensor, noise: Tensor) -> tuple[Tensor, Context]:
         """Sample chunks: normalised actions (B, T, 7) from `noise` of that shape, and what the expert looked at."""
@@ -129,15 +107,7 @@ class InstructVLA(nn.Module):
         steps = self.config.action.euler_steps
         return euler(lambda x, t: self.action_expert.velocity(context, x, t), noise, steps), context
 
-    def is_base(self, name: str) -> bool:
+    @staticmethod
+    def is_base(name: str) -> bool:
         """Whether a parameter belongs to the frozen language backbone, which checkpoints do not carry."""
-        return self.decoder.is_base(name.removeprefix("decoder.")) if name.startswith("decoder.") else False
-
-
-@dataclass
-class Prefix:
-    """A decoded prefix: both caches, the last hidden state (1, D) and the gates so far."""
-
-    cache: DecoderCache
-    last: Tensor
-    gates: list[Tensor]
+        return name.startswith("decoder.") and Decoder.is_base(name.removeprefix("decoder."))

@@ -15,10 +15,10 @@ from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from model.data.episodes import ActionStatistics
-from model.instructvla import InstructVLA, Prefix, View
+from model.data.statistics import ActionStatistics
+from model.instructvla import InstructVLA, View
+from model.language import DecoderCache
 from model.prompts import Prompter
 from model.streaming import inference, stream_text
 from model.vision import preprocess
@@ -49,7 +49,7 @@ class InstructPolicy:
         self._queue: list[Action] = []
         self._age = 0
         self._noise = torch.Generator().manual_seed(seed)
-        self._prefix: Prefix | None = None
+        self._prefix: DecoderCache | None = None
         self._view: View | None = None
 
     @property
@@ -70,16 +70,16 @@ class InstructPolicy:
         """Stream the thought about this observation, in pieces of text; the following `act` uses it."""
         started = time.perf_counter()
         view = self._see(observation)
-        prompt = self._prompter.think(self.instruction)
         with self._guard():
-            prefix = self._model.prefill(prompt.ids[None], prompt.image_positions[None], view)
+            embeds, cache = self._model.open_prompt(
+                self._prompter.think(self.instruction), view, MAX_THOUGHT_TOKENS
+            )
+        tokens = self._model.decoder.generate(embeds, cache, MAX_THOUGHT_TOKENS, self._prompter.stop_ids)
         self.thought = ""
-        for piece in stream_text(
-            self._model, self._prompter, prefix, MAX_THOUGHT_TOKENS, self._lock, should_stop
-        ):
+        for piece in stream_text(self._model, self._prompter, tokens, self._lock, should_stop):
             self.thought += piece
             yield piece
-        self._prefix, self._view = prefix, view
+        self._prefix, self._view = cache, view
         self.timings = {"think": 1e3 * (time.perf_counter() - started)}
 
     def act(self, observation: Observation) -> Action:
@@ -95,40 +95,34 @@ class InstructPolicy:
         return self._queue.pop(0)
 
     def _plan(self, observation: Observation) -> None:
-        started = time.perf_counter()
         timings = dict(self.timings) if self._prefix is not None else {}
         view = self._view
         if self._latents_due:
-            queries = self._prompter.query_ids[None]
-            if self._prefix is not None:  # the thought is in the cache: only the queries are new
+            started = time.perf_counter()
+            cache = self._prefix
+            if cache is None:
+                view = self._see(observation)
                 with self._guard():
-                    self._latents = self._model.extend(self._prefix, self._prompter.thought_tail[None])[:, -queries.shape[1] :]
-            else:
-                view = view or self._see(observation)
-                prompt = self._prompter.act(self.instruction)
-                with self._guard():
-                    prefix = self._model.prefill(prompt.ids[None], prompt.image_positions[None], view)
-                    self._latents = self._model.extend(prefix, queries)
+                    embeds, cache = self._model.open_prompt(self._prompter.act(self.instruction), view, 0)
+                    self._model.decoder(embeds, cache=cache)
+            with self._guard():  # whatever was thought is in the cache: only the queries are new
+                self._latents = self._model.read_latents(cache, self._prompter.query_ids[None].to(self._model.device))
             self._age = 0
             timings["plan"] = 1e3 * (time.perf_counter() - started)
         started = time.perf_counter()
-        action = self._model.config.action
-        noise = torch.randn((1, action.chunk, action.action_dim), generator=self._noise)
-        proprio = torch.from_numpy(np.asarray(observation.proprio, np.float32))[None]
+        action, device = self._model.config.action, self._model.device
+        noise = torch.randn((1, action.chunk, action.action_dim), generator=self._noise).to(device)
+        proprio = torch.from_numpy(np.asarray(observation.proprio, np.float32))[None].to(device)
+        pixels = self._pixels(observation) if view is None else None
         with self._guard():
-            trunk = view.trunk if view is not None else self._model.vision.trunk(self._pixels(observation))
+            trunk = self._model.vision.trunk(pixels) if view is None else view.trunk
             chunk, context = self._model.act(trunk, self._latents, proprio, noise)
         self._prefix = self._view = None
-        self._queue = list(self._to_robot(chunk[0].float().numpy())[:EXECUTE])
-        (source, target) = context.points[0].tolist()
-        self.focus = {"source": (source[0], source[1]), "target": (target[0], target[1])}
+        self._queue = list(self._statistics.unnormalise(chunk[0].float().cpu().numpy())[:EXECUTE])
+        source, target = context.points[0].tolist()
+        self.focus = {"source": tuple(source), "target": tuple(target)}
         timings["flow"] = 1e3 * (time.perf_counter() - started)
         self.timings = timings
-
-    def _to_robot(self, chunk: NDArray[np.float32]) -> NDArray[np.float32]:
-        actions = self._statistics.unnormalise(np.clip(chunk, -1, 1)).astype(np.float32)
-        actions[:, 6] = chunk[:, 6] > 0.5
-        return actions
 
     def _see(self, observation: Observation) -> View:
         with self._guard():

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
-from model.instructvla import InstructVLA, Prefix
+from model.instructvla import InstructVLA
 from model.prompts import Prompter
 
 
@@ -25,16 +25,14 @@ def inference(model: InstructVLA, lock: threading.Lock) -> Iterator[None]:
 def stream_text(
     model: InstructVLA,
     prompter: Prompter,
-    prefix: Prefix,
-    max_tokens: int,
+    tokens: Iterator[int],
     lock: threading.Lock,
     should_stop: Callable[[], bool] | None = None,
 ) -> Iterator[str]:
-    """Greedy text after `prefix` (which grows with it). Yields whole characters; the lock is free between tokens."""
-    tokens = model.think(prefix, max_tokens, prompter.stop_ids, should_stop)
+    """Decode a stream of token ids into text, whole characters at a time; the lock is free between tokens."""
     ids: list[int] = []
     text = ""
-    while True:
+    while should_stop is None or not should_stop():
         with inference(model, lock):
             token = next(tokens, None)
         if token is None:

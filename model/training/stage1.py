@@ -1,0 +1,191 @@
+"""Stage 1, action pre-training (paper section 3.3): the aligned model learns to act through its latent queries.
+
+Loss = LM + flow matching (weights 1 : 1, reference recipe) + place supervision. Trainable: LoRA, new token rows and
+the action expert; vision tower and connector stay as aligned. Each decoder pass is amortised: its latents serve
+`frames` pictures of the same episode that are up to `REFRESH` control steps younger, which is also how the policy uses
+them, and each picture serves `draws` noise samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model import checkpoints
+from model.data.episodes import EpisodeDataset, EpisodeRow
+from model.data.statistics import ActionStatistics
+from model.instructvla import InstructVLA
+from model.policy import REFRESH
+from model.prompts import Batch, Prompter, PromptIds, collate
+from model.training.trainer import Group, ShuffledOrder, TrainingConfig, train
+from model.vision import preprocess
+
+THINK_SHARE, MOTION_SHARE = 0.5, 0.1
+"""Of the sequences: reply then act, language motion then act; the rest acts directly."""
+SEQUENCES, FRAMES, DRAWS = 4, 5, 4
+"""Per step: decoder sequences, pictures per sequence, noise samples per picture."""
+PLACE_WEIGHTS = {"patch": 0.2, "point": 20.0, "place": 20.0}
+EXPERT_LR, LORA_LR, TAIL_LR = 5e-4, 4e-4, 1e-4
+
+
+@dataclass
+class ActionBatch:
+    """`SEQUENCES` prompts and their pictures, then `SEQUENCES` x `FRAMES` observations with targets."""
+
+    prompts: Batch
+    first: Tensor
+    pixels: Tensor
+    proprio: Tensor
+    actions: Tensor
+    valid: Tensor
+    places: Tensor
+
+    def to(self, device: torch.device) -> ActionBatch:
+        """Move every tensor."""
+        moved = {name: value.to(device) for name, value in vars(self).items()}
+        return ActionBatch(**moved)
+
+
+class ActionData:
+    """Turns recorded episodes into batches, each a function of the step alone."""
+
+    def __init__(
+        self, episodes: EpisodeDataset, prompter: Prompter, model: InstructVLA, statistics: ActionStatistics, seed: int
+    ) -> None:
+        self.episodes, self.prompter, self.statistics, self.seed = episodes, prompter, statistics, seed
+        self.config = model.config
+        self.steps = episodes.steps()
+        self.order = ShuffledOrder(len(self.steps), SEQUENCES, seed)
+
+    def __call__(self, step: int) -> ActionBatch:
+        """The batch of one training step."""
+        random = np.random.default_rng([self.seed, step])
+        return self.batch([tuple(self.steps[i]) for i in self.order(step)], random)
+
+    def batch(self, starts: list[tuple[int, int]], random: np.random.Generator) -> ActionBatch:
+        """A batch whose sequences start at the given (episode, step)."""
+        prompts, first, rest = [], [], []
+        for episode, start in starts:
+            row = self.episodes[episode]
+            prompts.append(self._prompt(row, start, random))
+            first.append(self._pixels(episode, start))
+            later = start + random.integers(0, min(REFRESH, len(row) - start), FRAMES)
+            rest += [self._observation(row, episode, int(t)) for t in later]
+        columns = [torch.stack(column) for column in zip(*rest, strict=True)]
+        return ActionBatch(collate(prompts), torch.stack(first), *columns)
+
+    def _prompt(self, row: EpisodeRow, step: int, random: np.random.Generator) -> PromptIds:
+        draw = random.random()
+        if draw < THINK_SHARE:
+            return self.prompter.think_example(row.instruction, row.reply)
+        if draw < THINK_SHARE + MOTION_SHARE:
+            return self.prompter.motion_example(row.instruction, row.language_motion[step])
+        return self.prompter.act_example(row.instruction)
+
+    def _pixels(self, episode: int, step: int) -> Tensor:
+        return preprocess(self.episodes.frame(episode, step), self.config.vision)
+
+    def _observation(self, row: EpisodeRow, episode: int, step: int) -> tuple[Tensor, ...]:
+        chunk = self.config.action.chunk
+        actions = self.statistics.normalise(torch.from_numpy(row.chunk(step, chunk)))
+        noisy = row.perturbed[step : step + chunk]
+        # What follows a random push is the expert's answer to that push, which no plan made here could foresee.
+        foreseeable = int(np.argmax(noisy)) + 1 if noisy.any() else chunk
+        return (
+            self._pixels(episode, step),
+            torch.from_numpy(row.proprio[step]),
+            actions,
+            torch.arange(chunk) < foreseeable,
+            torch.from_numpy(row.keypoints[step]).view(2, 5),
+        )
+
+
+def losses(model: InstructVLA, batch: ActionBatch) -> dict[str, Tensor]:
+    """All terms and their weighted sum, "loss"."""
+    batch = batch.to(model.device)
+    with torch.no_grad():  # the aligned vision tower is frozen, so the expert's pictures share one trunk pass
+        view = model.encode(batch.first)
+        trunk = model.vision.trunk(batch.pixels)
+    lm, latents = model.language(batch.prompts, view)
+    latents = latents.repeat_interleave(len(batch.pixels) // len(batch.first), 0)
+    parts = model.action_losses(
+        trunk, latents, batch.proprio, batch.actions, batch.valid, batch.places, DRAWS if model.training else 1
+    )
+    extra = sum(weight * parts[name] for name, weight in PLACE_WEIGHTS.items())
+    return {"loss": lm + parts["flow"] + extra, "lm": lm, **parts}
+
+
+def groups(model: InstructVLA) -> list[Group]:
+    """What stage 1 trains, and how fast. Freezes everything else."""
+    model.requires_grad_(False)
+    expert = model.action_expert
+    tail = [*expert.blocks.parameters(), *expert.norm.parameters()]
+    pretrained = {id(parameter) for parameter in tail}
+    fresh = [parameter for parameter in expert.parameters() if id(parameter) not in pretrained]
+    lora = [p for name, p in model.decoder.named_parameters() if not InstructVLA.is_base(f"decoder.{name}")]
+    for parameter in (*tail, *fresh, *lora):
+        parameter.requires_grad_(True)
+    return [Group(fresh, EXPERT_LR), Group(lora, LORA_LR), Group(tail, TAIL_LR)]
+
+
+def begin(aligned: Path, episodes: EpisodeDataset) -> tuple[InstructVLA, Prompter, ActionStatistics]:
+    """The aligned model with an action expert that starts from its vision tail and the data's state range."""
+    loaded = checkpoints.load(aligned)
+    model, statistics = loaded.model, episodes.statistics()
+    expert, trunk_layers = model.action_expert, model.config.vision.trunk_layers
+    expert.blocks.load_state_dict(model.vision.blocks[trunk_layers:].state_dict())
+    expert.norm.load_state_dict(model.vision.norm.state_dict())
+    expert.state_low.copy_(torch.tensor(statistics.proprio.q01))
+    expert.state_high.copy_(torch.tensor(statistics.proprio.q99))
+    return model, loaded.prompter, statistics
+
+
+@torch.no_grad()
+def held_out(model: InstructVLA, data: ActionData, batches: int = 12) -> dict[str, float]:
+    """Mean losses and pointing error on held-out episodes, always the same observations."""
+    random = np.random.default_rng(0)
+    chosen = random.permutation(len(data.steps))[: batches * SEQUENCES]
+    totals: dict[str, list[float]] = {}
+    for batch in _slices(chosen, SEQUENCES):
+        torch.manual_seed(int(batch[0]))
+        for name, value in losses(model, data.batch([tuple(data.steps[i]) for i in batch], random)).items():
+            totals.setdefault(name, []).append(float(value))
+    return {name: float(np.mean(values)) for name, values in totals.items()}
+
+
+def _slices(values: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    return (values[start : start + size] for start in range(0, len(values) - size + 1, size))
+
+
+def run(
+    data: Path, aligned: Path, out: Path, *, minutes: float | None = None, steps: int = 20_000, seed: int = 0
+) -> None:
+    """Train stage 1 on the episodes in `data`, from the checkpoint `aligned`; keeps the best under `out/checkpoint`.
+
+    Resumes when `out` holds an unfinished run. Raises `ValueError` where data or checkpoint are missing.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    episodes = EpisodeDataset(data, split="train")
+    model, prompter, statistics = begin(aligned, episodes)
+    model.to(device)
+    batches = ActionData(episodes, prompter, model, statistics, seed)
+    tests = ActionData(EpisodeDataset(data, split="held_out"), prompter, model, statistics, seed)
+    parameters = groups(model)
+    config = TrainingConfig(
+        folder=out, steps=steps, seed=seed, warmup=100, schedule="cosine", minutes=minutes, evaluate_every=400,
+        save_every=200, workers=1,
+    )  # fmt: skip
+    train(
+        model,
+        parameters,
+        batches,
+        lambda batch: losses(model, batch),
+        config,
+        evaluate=lambda: held_out(model, tests),
+        keep=lambda: checkpoints.save(model, out / "checkpoint", statistics=statistics),
+    )
