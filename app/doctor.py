@@ -103,7 +103,8 @@ def check_assets() -> Check:
     from sim.objects import catalog
 
     things = catalog()
-    missing = [path.name for info in things.values() for path in (info.visual, *info.collision) if not path.is_file()]
+    meshes = [path for info in things.values() for path in (info.visual, info.urdf, *info.collision) if path]
+    missing = [path.name for path in meshes if not path.is_file()]
     detail = f"{', '.join(missing[:3])} missing" if missing else f"{len(things)} objects"
     return Check("Assets", not missing, detail, "git checkout -- assets")
 
