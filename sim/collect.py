@@ -48,7 +48,7 @@ class Noise:
     burst_chance: float = 0.5
     bursts: int = 3
     burst_steps: int = 4
-    burst_window: int = 35
+    burst_window: int = 20
     position: float = 0.03
     rotation: float = 0.1
     flip_chance: float = 0.2
