@@ -19,6 +19,7 @@ from app.sessions import Sessions
 from app.views import command
 from sim.worker import WorkerPool
 
+TITLE = "<h1>InstructVLA</h1><p>Tell a simulated robot arm what to do. It looks, says what it means to do, and does it.</p>"
 RECORDINGS = Path("recordings")
 STYLE = Path(__file__).with_name("page.css")
 MAX_PIXELS = 12_000_000
@@ -33,6 +34,23 @@ THEME = gr.themes.Soft(
     neutral_hue="slate",
     font=["ui-sans-serif", "system-ui", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
+).set(
+    body_background_fill="*neutral_50",
+    block_background_fill="white",
+    block_border_width="1px",
+    block_border_color="*neutral_200",
+    block_border_color_dark="*neutral_700",
+    button_secondary_background_fill="*neutral_200",
+    button_secondary_background_fill_hover="*neutral_300",
+    body_text_color_subdued="*neutral_500",  # the theme's own grey is too pale to read on white
+    block_title_background_fill="transparent",
+    block_title_text_color="*neutral_500",
+    block_title_text_color_dark="*neutral_400",
+    block_title_padding="0",
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_dark="*primary_700",
+    button_primary_background_fill_hover_dark="*primary_600",
 )
 
 
@@ -40,12 +58,9 @@ def build(pilot: Pilot, sessions: Sessions, recordings: Path = RECORDINGS) -> gr
     """Assemble the page for one pilot (who drives) and the simulators it may use."""
     cache = (CACHE_CHECK_S, CACHE_AGE_S)
     with gr.Blocks(title="InstructVLA", analytics_enabled=False, delete_cache=cache) as page:
-        gr.HTML(
-            "<h1>InstructVLA</h1><p>Tell a simulated robot arm what to do. It looks, writes down what it means to do, "
-            "and does it.</p>",
-            elem_id="title",
-        )
-        badge = gr.HTML(model_badge(pilot), elem_id="model")
+        with gr.Column(elem_id="head"):
+            gr.HTML(TITLE, elem_id="title", padding=False)
+            badge = gr.HTML(model_badge(pilot), elem_id="model", padding=False)
         command.build(pilot, sessions, recordings)
 
         poll = gr.Timer(POLL_S, active=pilot.state == "loading")
@@ -56,7 +71,12 @@ def build(pilot: Pilot, sessions: Sessions, recordings: Path = RECORDINGS) -> gr
             api_visibility="private",
         )
         page.load(lambda: model_badge(pilot), outputs=badge, show_progress="hidden", api_visibility="private")
-        page.unload(lambda request: close_tab(sessions, request))
+
+        def close_tab(request: gr.Request) -> None:
+            """The visitor has gone: whatever runs for that tab stops."""
+            sessions.stop(request.session_hash or "")
+
+        page.unload(close_tab)
     page.queue(max_size=WAITING_VISITORS, default_concurrency_limit=4)
     return page
 
@@ -70,11 +90,6 @@ def model_badge(pilot: Pilot) -> str:
         f'<div class="badge {pilot.state}" role="status"><b>{escape(pilot.name)}</b><span class="state">{words}</span>'
         f'<span class="detail">{escape(detail or "")}{mend}</span></div>'
     )
-
-
-def close_tab(sessions: Sessions, request: gr.Request) -> None:
-    """The visitor has gone: whatever runs for that tab stops."""
-    sessions.stop(request.session_hash or "")
 
 
 def serve(
@@ -101,15 +116,20 @@ def serve(
     recordings = recordings.resolve()
     recordings.mkdir(parents=True, exist_ok=True)
     with WorkerPool(workers) as pool:
-        launch(build(pilot, Sessions(pool, workers), recordings), host, port, recordings)
+        page = build(pilot, Sessions(pool, workers), recordings)
+        print(f"The page is open at {launch(page, host, port, recordings)} (Ctrl+C ends it)", flush=True)
+        page.block_thread()
 
 
-def launch(page: gr.Blocks, host: str, port: int, recordings: Path, block: bool = True) -> None:
-    """Open the port, and with `block` stay until Ctrl+C. Only finished recordings and the shipped examples may be read through it."""
+def launch(page: gr.Blocks, host: str, port: int | None, recordings: Path) -> str:
+    """Open the port (None: a free one) and return the page's address.
+
+    Only finished recordings and the shipped examples may be read through it.
+    """
     page.launch(
         server_name=host,
         server_port=port,
-        prevent_thread_lock=not block,
+        prevent_thread_lock=True,
         theme=THEME,
         css_paths=STYLE,
         allowed_paths=[str(recordings), str(EXAMPLES)],
@@ -119,3 +139,4 @@ def launch(page: gr.Blocks, host: str, port: int, recordings: Path, block: bool 
         footer_links=["api", "settings"],
         quiet=True,
     )
+    return page.local_url

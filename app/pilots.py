@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import Literal, Protocol
 
 from app.controller import Simulator, ThinkingPolicy
-from model.engine import Engine
 from sim.interface import Action, Observation
 from sim.tasks import SceneSpec
 from sim.tasks import instruction as template
@@ -38,6 +37,8 @@ class Learned:
 
     def __init__(self, name: str) -> None:
         """Start loading the model `name` in the background."""
+        from model.engine import Engine  # here, because torch takes seconds to import and the expert needs none of it
+
         self.name = name
         self._engine = Engine(name)
         self._engine.start()

@@ -17,7 +17,7 @@ from app.events import Command, Event, Failure, Frame, SceneReady
 from app.pilots import Pilot
 from app.recording import Recorder, Recording, RecordingError
 from app.sessions import Busy, Hold, Sessions
-from app.views.screen import Screen, failure, status
+from app.views.screen import Screen, failure, status, thoughts_hint
 from sim.tasks import SceneSpec, rule
 from sim.worker import WorkerError
 
@@ -44,7 +44,7 @@ class Widgets:
     run: gr.Button
     stop: gr.Button
     odds: gr.Markdown
-    transcript: gr.Chatbot
+    thoughts: gr.HTML
     video: gr.Video
     caption: gr.Markdown
     save_video: gr.DownloadButton
@@ -80,14 +80,16 @@ def build(pilot: Pilot, sessions: Sessions, recordings: Path) -> None:
         [ui.run.click, ui.words.submit],
         tab.rollout,
         [ui.family, ui.seed, ui.words, ui.think],
-        [ui.camera, ui.status, ui.transcript, ui.run, ui.stop, ui.video, ui.caption, ui.save_video, ui.save_log],
+        [ui.camera, ui.status, ui.thoughts, ui.run, ui.stop, ui.video, ui.caption, ui.save_video, ui.save_log],
         validator=validate,
         trigger_mode="once",
         api_name="rollout",
         api_description="Run one rollout. Inputs: task family, scene number, instruction, think aloud.",
         **simulated,
     )
-    ui.stop.click(tab.stop, None, ui.status, queue=False, **hidden)
+    if not example:
+        gr.on(None, tab.preview, scene, [ui.camera, ui.status], **picture)  # on page load
+    ui.stop.click(tab.stop, None, ui.stop, queue=False, **hidden)
 
 
 def layout(pilot: Pilot, example: Recording | None) -> Widgets:
@@ -97,15 +99,17 @@ def layout(pilot: Pilot, example: Recording | None) -> Widgets:
     with gr.Row(elem_id="stage"):
         with gr.Column(scale=3, min_width=320):
             camera = gr.Image(
-                example and example.poster, format="jpeg", label="Camera", interactive=False, buttons=[], elem_id="camera"
+                example and example.poster, format="jpeg", show_label=False, interactive=False, buttons=[], elem_id="camera"
             )
-            line = gr.HTML(status("Press Run, or watch the example below"), elem_id="status")
+            line = gr.HTML(status("Press Run, or watch the example below"), elem_id="status", padding=False)
+            with gr.Accordion("Thoughts", open=True):
+                thoughts = gr.HTML(thoughts_hint("What the model writes before it moves shows up here."), elem_id="thoughts", padding=False)
         with gr.Column(scale=2, min_width=320):
             words = gr.Textbox(first.text, label="Instruction", lines=1, max_lines=4, autofocus=True, elem_id="words")
             with gr.Row(elem_id="go"):
                 run = gr.Button("Run", variant="primary", elem_id="run")
-                stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop")
-                think = gr.Checkbox(True, label="Think aloud", container=False, elem_id="think", min_width=120)
+                stop = gr.Button("Stop", interactive=False, elem_id="stop")
+                think = gr.Checkbox(True, label="Think aloud", container=False, elem_id="think", min_width=150)
             odds = gr.Markdown(scenes.odds(kind, pilot.name), elem_id="odds")
             examples = gr.Dataset(
                 components=["textbox"],
@@ -114,26 +118,17 @@ def layout(pilot: Pilot, example: Recording | None) -> Widgets:
                 label="Try one",
                 elem_id="examples",
             )
-            with gr.Row(elem_id="scene"):
-                family = gr.Dropdown(list(scenes.FAMILIES.items()), value=kind, label="Task", elem_id="family", min_width=120)
-                seed_box = gr.Number(seed, label="Scene number", precision=0, elem_id="seed", min_width=110)
-                shuffle = gr.Button("Shuffle", elem_id="shuffle", min_width=80)
+            with gr.Row(elem_id="scene", equal_height=False):
+                family = gr.Dropdown(list(scenes.FAMILIES.items()), value=kind, label="Task", elem_id="family", min_width=140)
+                seed_box = gr.Number(seed, label="Scene", precision=0, elem_id="seed", min_width=120)
+                shuffle = gr.Button("Shuffle", elem_id="shuffle", min_width=110)
             goal = gr.Markdown(goal_line(first), elem_id="goal")
-            transcript = gr.Chatbot(
-                label="Thoughts",
-                height=230,
-                render_markdown=False,
-                buttons=[],
-                feedback_options=None,
-                placeholder="What the model writes before it moves shows up here.",
-                elem_id="transcript",
-            )
     with gr.Row(elem_id="recording"):
         with gr.Column(scale=3, min_width=320):
             video = gr.Video(
                 example and example.video,
                 subtitles=example and example.subtitles,
-                label="Recording",
+                show_label=False,
                 interactive=False,
                 buttons=[],
                 elem_id="video",
@@ -143,7 +138,7 @@ def layout(pilot: Pilot, example: Recording | None) -> Widgets:
             save_video = gr.DownloadButton("Download video", value=example and example.video, visible=bool(example), size="sm")
             save_log = gr.DownloadButton("Download log (JSONL)", value=example and example.log, visible=bool(example), size="sm")
     return Widgets(
-        camera, line, family, seed_box, shuffle, words, goal, examples, think, run, stop, odds, transcript, video, caption,
+        camera, line, family, seed_box, shuffle, words, goal, examples, think, run, stop, odds, thoughts, video, caption,
         save_video, save_log,
     )  # fmt: skip
 
@@ -194,14 +189,14 @@ class Tab:
 
     def rollout(self, kind: str, seed: float, words: str, think: bool, request: gr.Request) -> Iterator[Updates]:
         """Play one rollout, show it while it happens, then its recording."""
-        ui, screen = self._ui, Screen()
+        ui, screen = self._ui, Screen(think)
         command = Command(scenes.spec(kind, int(seed), words.strip()), think, int(seed))
         recorder = Recorder(command, self._pilot.describe())
         yield {
             ui.run: gr.Button(interactive=False),
             ui.stop: gr.Button(interactive=True),
             ui.status: screen.status,
-            ui.transcript: [],
+            ui.thoughts: screen.thoughts,
         }
         try:
             with self._sessions.hold(request.session_hash or "") as hold:
@@ -215,10 +210,10 @@ class Tab:
         yield {ui.stop: gr.Button(interactive=False), ui.caption: "Saving the recording\u2026"}
         yield {ui.run: gr.Button(interactive=True), **self._save(recorder)}
 
-    def stop(self, request: gr.Request) -> str:
-        """Ask the running rollout to stop; it ends within one control step."""
+    def stop(self, request: gr.Request) -> gr.Button:
+        """Ask the running rollout to stop; it ends within one control step and says so itself."""
         self._sessions.stop(request.session_hash or "")
-        return status("Stopping")
+        return gr.Button(interactive=False)
 
     def _await_model(self, hold: Hold) -> Iterator[Updates]:
         if self._pilot.state == "loading":
@@ -246,7 +241,7 @@ class Tab:
         if isinstance(event, SceneReady | Frame):
             updates[self._ui.camera] = picture(event.jpeg)
         if not isinstance(event, Frame):
-            updates[self._ui.transcript] = screen.messages
+            updates[self._ui.thoughts] = screen.thoughts
         return updates
 
     def _save(self, recorder: Recorder) -> Updates:

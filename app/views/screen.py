@@ -1,10 +1,9 @@
-"""What the page shows of one rollout, drawn from its events: the transcript and the line under the camera."""
+"""What the page shows of one rollout, drawn from its events: the line under the camera and the thoughts."""
 
 from __future__ import annotations
 
 import time
 from html import escape
-from typing import Any
 
 from app.events import (
     Event,
@@ -19,15 +18,15 @@ from app.events import (
 )
 from sim.interface import CONTROL_HZ
 
-Message = dict[str, Any]
-
 
 class Screen:
-    """Takes events, keeps `messages` (for gr.Chatbot) and `status` (HTML) up to date."""
+    """Takes events and keeps what the page shows up to date: `status` and `thoughts`, both HTML."""
 
-    def __init__(self) -> None:
-        self.messages: list[Message] = []
+    def __init__(self, think: bool) -> None:
         self.status = status("Setting up the scene")
+        self._off = "" if think else "Thinking is off: straight from the picture to the action."
+        self._thoughts: list[tuple[int, str]] = []
+        self._writing = False
         self._limit = 0
         self._started = 0.0
         self._plan = ""
@@ -37,17 +36,16 @@ class Screen:
         match event:
             case SceneReady():
                 self._limit, self._started = event.spec.limit, time.monotonic()
-                self.messages = [{"role": "user", "content": event.instruction}]
                 self.status = status("Scene ready")
             case ThoughtStarted(step=step):
-                title = "Thinking" if step == 0 else f"Thinking again, step {step}"
-                self.messages.append(thought("", title, "pending"))
-                self.status = status("Thinking", self._progress(step))
+                self._thoughts.append((step, ""))
+                self._writing = True
+                self.status = status(self._progress(step), "thinking")
             case ThoughtToken(text=text):
-                self.messages[-1] = thought(self.messages[-1]["content"] + text, self.messages[-1]["metadata"]["title"], "pending")
-            case ThoughtDone(text=text):
-                title = self.messages[-1]["metadata"]["title"].replace("Thinking again", "Thought again").replace("Thinking", "Thought")
-                self.messages[-1] = thought(text, title, "done")
+                step, words = self._thoughts[-1]
+                self._thoughts[-1] = (step, words + text)
+            case ThoughtDone():
+                self._writing = False
             case Planned(timings=timings) if timings:
                 self._plan = f"planned in {sum(timings.values()):.0f} ms"
             case Frame(step=step):
@@ -59,13 +57,26 @@ class Screen:
             case Failure(message=message):
                 self.status = failure(message)
 
+    @property
+    def thoughts(self) -> str:
+        """Every thought so far with the step it was written at; whatever was typed or decoded is shown as text."""
+        if not self._thoughts:
+            return thoughts_hint(self._off)
+        last = len(self._thoughts) - 1
+        lines = [
+            f'<p><span class="when">step {step}</span><span class="{"writing" if self._writing and i == last else ""}">'
+            f"{escape(words)}</span></p>"
+            for i, (step, words) in enumerate(self._thoughts)
+        ]
+        return f'<div class="thoughts" role="log">{"".join(lines)}</div>'
+
     def _progress(self, step: int) -> str:
         return f"Step {step} of {self._limit}"
 
 
-def thought(text: str, title: str, state: str) -> Message:
-    """One collapsible thought."""
-    return {"role": "assistant", "content": text, "metadata": {"title": title, "status": state}}
+def thoughts_hint(text: str) -> str:
+    """The empty thoughts panel."""
+    return f'<div class="thoughts"><p class="hint">{escape(text)}</p></div>'
 
 
 def status(headline: str, *details: str) -> str:
@@ -76,7 +87,11 @@ def status(headline: str, *details: str) -> str:
 
 def verdict(outcome: Outcome) -> str:
     """The line under the camera when it is over, with the rule that decided."""
-    kind, headline = ("success", "Success") if outcome.success else ("stopped", "Stopped") if outcome.stopped else ("missed", "Not solved")
+    kind, headline = "missed", "Not solved"
+    if outcome.success:
+        kind, headline = "success", "Success"
+    elif outcome.stopped:
+        kind, headline = "stopped", "Stopped"
     details = f"<span>{outcome.steps} steps</span><span>{outcome.seconds:.1f} s</span>"
     rule = f"<p>Success means: {escape(outcome.rule)}.</p>"
     return f'<div class="status outcome {kind}" role="status"><b>{headline}</b>{details}{rule}</div>'
