@@ -1,6 +1,6 @@
-"""Write every object (visual GLB, convex collision parts) under assets/objects/ and their data file assets/objects.yaml.
+"""Write the objects (visual GLB, convex collision parts), their data file assets/objects.yaml, and the cabinet.
 
-Run: python assets/build_objects.py [id ...]   (no ids: everything; ids: only those meshes, the data file is left alone)
+Run: python assets/build_objects.py [id ...]   (ids: only those meshes, the data file is left alone)
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from modelling import cabinet  # noqa: E402
-from modelling.catalogue import GRASPABLES, TARGETS  # noqa: E402
-from modelling.model import Model  # noqa: E402
-from modelling.shapes import write_glb  # noqa: E402
+from modelling import cabinet
+from modelling.catalogue import GRASPABLES, TARGETS
+from modelling.model import Model
+from modelling.shapes import write_glb
 
 ASSETS = Path(__file__).parent
 ATTRIBUTES: dict[str, dict[str, Any]] = yaml.safe_load((ASSETS / "modelling" / "attributes.yaml").read_text())
@@ -111,4 +111,7 @@ def build(ids: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    build(sys.argv[1:])
+    try:
+        build(sys.argv[1:])
+    except ValueError as error:
+        sys.exit(str(error))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from modelling import widowx  # noqa: E402
-from modelling.urdf import add_joint, add_link, write_xml  # noqa: E402
+from modelling import widowx
+from modelling.urdf import add_joint, add_link, write_xml
 
 FOLDER = Path(__file__).parent / "robots" / "widowx"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from modelling.backdrops import BACKDROPS  # noqa: E402
-from modelling.tables import TABLES  # noqa: E402
+from modelling.backdrops import BACKDROPS
+from modelling.tables import TABLES
 
 FOLDER = Path(__file__).parent / "textures"
 

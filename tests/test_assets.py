@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
+import importlib.util
 import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from math import pi
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -63,8 +65,31 @@ def visual_points(name: str) -> np.ndarray:
 
 
 def test_there_is_enough_to_play_with() -> None:
-    wanted = """carrot eggplant banana lemon orange apple pear plum strawberry spoon sponge marker red_can green_can
-    blue_can bottle mug red_cube green_cube blue_cube yellow_cube battery tape_roll""".split()
+    wanted = [
+        "carrot",
+        "eggplant",
+        "banana",
+        "lemon",
+        "orange",
+        "apple",
+        "pear",
+        "plum",
+        "strawberry",
+        "spoon",
+        "sponge",
+        "marker",
+        "red_can",
+        "green_can",
+        "blue_can",
+        "bottle",
+        "mug",
+        "red_cube",
+        "green_cube",
+        "blue_cube",
+        "yellow_cube",
+        "battery",
+        "tape_roll",
+    ]
     assert set(wanted) <= set(GRASPABLES) and len(GRASPABLES) >= 24
     assert {"blue_plate", "white_plate", "bowl", "towel", "basket", "tray", "coaster"} <= set(TARGETS)
     assert len(TARGETS) >= 8
@@ -146,25 +171,38 @@ def test_textures() -> None:
             assert max(picture.size) <= 1024
 
 
-def test_rebuilding_gives_the_same_files(tmp_path: Path) -> None:
-    script = (
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
-        "from build_objects import write_model; from modelling.catalogue import GRASPABLES\n"
-        "write_model('carrot', GRASPABLES['carrot'](), Path(sys.argv[2]))\n"
-    )
+@pytest.fixture(scope="module")
+def builder() -> Iterator[ModuleType]:
+    """The script assets/build_objects.py, imported."""
+    before = list(sys.path)
+    spec = importlib.util.spec_from_file_location("build_objects", ASSETS / "build_objects.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)  # it puts assets/ on the path for its own package
+    yield module
+    sys.path[:] = before
+
+
+def test_rebuilding_gives_the_same_files(builder: ModuleType, tmp_path: Path) -> None:
     for folder in ("one", "two"):
-        subprocess.run([sys.executable, "-c", script, str(ASSETS), str(tmp_path / folder)], check=True)
-    for path in (tmp_path / "one").iterdir():
-        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+        builder.write_model("carrot", builder.GRASPABLES["carrot"](), tmp_path / folder)
+    names = sorted(p.name for p in (tmp_path / "one").iterdir())
+    assert names == ["collision_0.obj", "visual.glb"]
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     shipped = trimesh.load_mesh(ASSETS / OBJECTS["carrot"]["collision"][0])
     rebuilt = trimesh.load_mesh(tmp_path / "one" / "collision_0.obj")
     assert np.allclose(shipped.bounds, rebuilt.bounds, atol=1e-5)
 
 
-def test_an_unknown_object_gets_one_clear_line() -> None:
-    run = subprocess.run([sys.executable, ASSETS / "build_objects.py", "unicorn"], capture_output=True, text=True)
-    assert run.returncode != 0
-    assert "unknown object 'unicorn'" in run.stderr.splitlines()[-1]
+def test_the_data_file_is_what_the_script_writes(builder: ModuleType) -> None:
+    assert builder.entry("mug", builder.GRASPABLES["mug"](), "graspable") == OBJECTS["mug"]
+    assert builder.entry("bowl", builder.TARGETS["bowl"](), "target") == OBJECTS["bowl"]
+
+
+def test_an_unknown_object_gets_one_clear_line(builder: ModuleType) -> None:
+    with pytest.raises(ValueError, match="unknown object 'unicorn'; choose from carrot"):
+        builder.build(["unicorn"])
 
 
 def test_robot_has_the_published_kinematics() -> None:

@@ -1,4 +1,4 @@
-"""Pictures for the wall behind the table, 1024 x 512 px: soft, low in contrast, so that the objects stay the subject."""
+"""Pictures for the wall behind the table, 1024 x 512 px: soft and low in contrast, the objects are the subject."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Small cabinet with three drawers that a downward-pointing gripper can open.
 
-Frame: origin on the floor under the middle of the body, front towards -x, z up. Each drawer slides 0..0.12 m towards -x.
+Frame: origin on the floor under the middle of the body, front towards -x, z up. Drawers slide 0..0.12 m towards -x.
 A handle is a T: a neck straight out of the front and a bar across its end. The gripper comes down with one finger on
 either side of the neck and pulls at the bar. Handles sit side by side (bottom -y, middle, top +y), so the way down to
 a lower one is free; the neck is long enough to keep the gripper's body off the front. Frames `handle_top`,
@@ -55,7 +55,7 @@ def carcass() -> list[tuple[Vec, Vec]]:
 
 
 def drawer() -> list[tuple[Vec, Vec]]:
-    """(size, centre) of front, floor, back and two sides, in a drawer's frame (on the front's lower edge, x = 0 behind it)."""
+    """(size, centre) of front, floor, back and two sides; the frame is at the lower edge of the front's inner face."""
     length, width, tall = 0.12, WIDTH - 0.022, 0.036
     return [
         ((FRONT, WIDTH - 0.004, PITCH - 0.003), (-FRONT / 2, 0, (PITCH - 0.003) / 2)),

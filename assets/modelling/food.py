@@ -77,18 +77,19 @@ def banana() -> Model:
     )
     skin = tx.mix(skin, (84, 58, 30), np.clip(ends, 0, 1))
     paint = Paint(texture=tx.image(skin), roughness=0.5)
-    angle = np.linspace(-0.82, 0.82, 13)
-    radius = np.array(
+    angle = np.linspace(-0.93, 0.93, 13)
+    radius = 0.94 * np.array(
         [0.0028, 0.0045, 0.0098, 0.0132, 0.0146, 0.0152, 0.0154, 0.0152, 0.0146, 0.013, 0.0098, 0.0042, 0.0038]
     )
-    # round arc of 7 cm radius; its middle is the grasp
-    path = np.stack([0.076 * np.sin(angle), 0.076 * (1 - np.cos(angle)) - 0.004, radius.clip(0.008)], -1)
-    rows = np.concatenate([path[:1] - [[0.0005, 0, 0]], path, path[-1:] + [[0.0005, 0, 0]]])
+    # an arc; its middle is the grasp
+    path = np.stack([0.072 * np.sin(angle), 0.072 * (1 - np.cos(angle)) - 0.004, radius.clip(0.008)], -1)
+    end = np.array([0.0005, 0, 0])
+    rows = np.stack([path[0] - end, *path, path[-1] + end])
     body = tube(rows, [0.0004, *radius, 0.0004], paint, 8)
     parts = settle([body], sink=0.0008, centre=False)
     rings = parts[0].mesh.vertices.reshape(len(rows), -1, 3)
     solids = [hull(rings[a:b].reshape(-1, 3)) for a, b in ((0, 6), (5, 10), (9, 15))]
-    return Model(parts, solids, width=0.031, grasp_top=0.029, axis="x")
+    return Model(parts, solids, width=0.029, grasp_top=0.028, axis="x")
 
 
 def lemon() -> Model:
@@ -213,11 +214,9 @@ def corn() -> Model:
     body += [(0.034, 0.0155), (0.042, 0.013), (0.046, 0.008), (0.047, 0.0005)]
     cob = along_x(body, paint, 18)
     husk = Paint((136, 172, 74), roughness=0.85)
-    blades = [
-        leaf(length, 0.017, husk, 0.1).moved((0.052, side, 0.010), (0.3 * turn, 0.05, pi - turn * 0.22))
-        for length, side, turn in ((0.05, 0.0, 0.0), (0.056, 0.011, -1.0), (0.056, -0.011, 1.0))
-    ]
-    blades[0] = leaf(0.034, 0.02, husk, 0.35).moved((0.052, 0, 0.020), (0, 0.15, pi))
+    places = [((0.052, 0.0, 0.0275), (0.0, -0.02, pi)), ((0.052, 0.011, 0.014), (-1.2, 0.0, pi - 0.12))]
+    places.append(((0.052, -0.011, 0.014), (1.2, 0.0, pi + 0.12)))
+    blades = [leaf(0.046, 0.021, husk, 0.22).moved(xyz, rpy) for xyz, rpy in places]
     stub = along_x([(0.042, 0.0125), (0.05, 0.0095), (0.058, 0.0055), (0.066, 0.005), (0.067, 0.0004)], husk, 10)
     parts = settle([cob, *blades, stub.moved((0, 0, 0.004))], sink=0.002, centre=False)
     return Model(parts, [hull_of(parts[0])], width=0.033, grasp_top=0.032, axis="x")

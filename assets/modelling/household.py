@@ -18,11 +18,11 @@ BLACK = Paint((36, 36, 40), roughness=0.5)
 def can(colour: tx.Colour, accent: tx.Colour) -> Model:
     """Drink can, 3.8 cm wide and 6.2 cm high, with a wave and a white disc around its label."""
     u, v = tx.canvas(192, 96)
-    wave = np.abs(v - 0.3 - 0.06 * np.sin(4 * pi * u))
+    wave = np.abs(v - 0.26 - 0.09 * np.sin(6 * pi * u))
     label = tx.mix(colour, accent, tx.smooth(0.055, 0.035, wave))
-    ring = np.hypot((u * 2 % 1 - 0.5) * 1.9, v - 0.66)
-    label = tx.mix(label, accent, tx.smooth(0.20, 0.18, ring))
-    label = tx.mix(label, colour, tx.smooth(0.135, 0.12, ring))
+    ring = np.hypot((u * 3 % 1 - 0.5) * 0.83, v - 0.68)
+    label = tx.mix(label, accent, tx.smooth(0.22, 0.2, ring))
+    label = tx.mix(label, colour, tx.smooth(0.12, 0.1, ring))
     paint = Paint(texture=tx.image(label), roughness=0.3)
     side = lathe([(0.019, 0.006), (0.019, 0.054)], paint, 24)
     base = lathe(sharp((0, 0.001), (0.0135, 0.0), (0.0155, 0.0012), (0.019, 0.006)), METAL, 24)
@@ -59,7 +59,7 @@ def bottle() -> Model:
     )
     collar = lathe([(0.0112, 0.0715), (0.0126, 0.0722), (0.0112, 0.073)], Paint((24, 70, 168), roughness=0.4), 16)
     solids = [wedge_ring([(0.016, 0), (0.018, 0.004), (0.018, 0.047), (0.012, 0.0585)]), disc(0.012, 0.055, 0.09)]
-    return Model([body, wrap, cap, collar], solids, width=0.024, grasp_top=0.09)
+    return Model([body, wrap, cap, collar], solids, width=0.026, grasp_top=0.09)
 
 
 def mug() -> Model:
@@ -73,7 +73,7 @@ def mug() -> Model:
         [(0.0205, 0.046), (0.0186, 0.046), (0.0183, 0.044), (0.0178, 0.008), (0.015, 0.005), (0, 0.005)], inner, 24
     )
     stripe = lathe([(0.02115, 0.031), (0.02115, 0.037)], inner, 24)
-    angle = np.linspace(-pi / 2 - 0.15, pi / 2 + 0.15, 11)
+    angle = np.linspace(-pi / 2, pi / 2, 11)
     loop = np.stack([0.0195 + 0.0135 * np.cos(angle), 0 * angle, 0.0235 + 0.0135 * np.sin(angle)], -1)
     handle = tube(loop, [(0.0034, 0.0024)] * len(angle), glaze, 8)
     grip = block((0.016, 0.0066, 0.03), (0.0275, 0, 0.0235))
@@ -114,8 +114,8 @@ def spoon() -> Model:
     steel = Paint((196, 200, 208), roughness=0.3, metallic=0.2)
     grip = Paint((36, 128, 84), roughness=0.5)
     x = np.array([-0.032, -0.026, -0.018, -0.01, 0.0])
-    neck = tube(np.stack([x, 0 * x, [0.0058, 0.0065, 0.0075, 0.008, 0.008]], -1),
-                [(0.006, 0.0025), (0.0045, 0.0028), (0.004, 0.003), (0.0045, 0.0035), (0.005, 0.004)], steel, 10)  # fmt: skip
+    thickness = [(0.006, 0.0025), (0.0045, 0.0028), (0.004, 0.003), (0.0045, 0.0035), (0.005, 0.004)]
+    neck = tube(np.stack([x, 0 * x, [0.0058, 0.0065, 0.0075, 0.008, 0.008]], -1), thickness, steel, 10)
     x = np.array([-0.0165, -0.016, -0.012, 0.0, 0.03, 0.047, 0.052, 0.0525])
     half = [
         (0.001, 0.001),
@@ -208,8 +208,8 @@ def toy_duck() -> Model:
 def screwdriver() -> Model:
     """Screwdriver along x, red and black handle towards +x; held by the handle."""
     red, r = Paint((206, 34, 36), roughness=0.35), 0.0115
-    handle = lathe([(0.0, -0.014), (0.007, -0.0135), (0.0078, -0.008), (0.0105, -0.002), (r, 0.006), (r, 0.028), (0.0105, 0.036),
-                    (0.0085, 0.0405), (0, 0.0415)], red, 8)  # fmt: skip
+    profile = [(0.0, -0.014), (0.007, -0.0135), (0.0078, -0.008), (0.0105, -0.002), (r, 0.006), (r, 0.028)]
+    handle = lathe([*profile, (0.0105, 0.036), (0.0085, 0.0405), (0, 0.0415)], red, 8)
     bands = [lathe([(r + 0.0003, x), (r + 0.0003, x + 0.005)], BLACK, 8) for x in (0.008, 0.016)]
     shaft = lathe(sharp((0, -0.066), (0.0027, -0.066), (0.0027, -0.013)), METAL, 8)
     blade = box((0.01, 0.008, 0.0018), METAL, 0.0006, (-0.063, 0, r))

@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Paint:
-    """A PBR surface: sRGB colour 0..255 (multiplied with `texture`, when there is one), roughness and metalness 0..1."""
+    """A PBR surface: sRGB colour 0..255 (times `texture`, when there is one), roughness and metalness 0..1."""
 
     colour: tuple[int, int, int] = (255, 255, 255)
     roughness: float = 0.6
@@ -94,7 +94,7 @@ def lathe(profile: Sequence[tuple[float, float]], paint: Paint, segments: int = 
     )
     uv = np.stack(np.broadcast_arrays(angle[None] / (2 * np.pi), along[:, None]), -1)
     faces = []
-    for i in np.nonzero(step > 1e-9)[0]:
+    for i in (int(k) for k in np.nonzero(step > 1e-9)[0]):
         low, high = i * (segments + 1), (i + 1) * (segments + 1)
         for j in range(segments):
             if rz[i, 0] > 1e-9:
@@ -200,6 +200,8 @@ def faceted(mesh: trimesh.Trimesh, paint: Paint) -> Part:
     unit = (corners - low) / extent
     axis = np.abs(normals).argmax(axis=1)
     u = np.choose(axis, [unit[:, 1], unit[:, 0], unit[:, 0]])
+    mirrored = ((axis == 0) & (normals[:, 0] < 0)) | ((axis == 1) & (normals[:, 1] > 0))
+    u = np.where(mirrored, 1 - u, u)  # writing reads left to right on every side
     v = np.choose(axis, [unit[:, 2], unit[:, 2], unit[:, 1]])
     faces = np.arange(len(corners)).reshape(-1, 3)
     return Part(trimesh.Trimesh(corners, faces, vertex_normals=normals, process=False), np.stack([u, v], -1), paint)

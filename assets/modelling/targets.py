@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from math import pi
 
 import numpy as np
@@ -13,7 +15,7 @@ from modelling.shapes import Paint, Part, box, cylinder, lathe, sharp, sheet, tu
 
 def plate(colour: tx.Colour, rim: tx.Colour) -> Model:
     """Dinner plate of 14 cm with a painted rim."""
-    u, v = tx.canvas(32, 128)
+    _, v = tx.canvas(32, 128)
     glaze = tx.mix(colour, rim, tx.smooth(0.62, 0.63, v) * tx.smooth(0.7, 0.69, v))
     glaze = tx.mix(glaze, np.asarray(rim, float), 0.25 * tx.smooth(0.785, 0.8, v) * tx.smooth(0.83, 0.815, v))
     paint = Paint(texture=tx.image(glaze, 94), roughness=0.25)
@@ -37,8 +39,8 @@ def bowl() -> Model:
     shell = lathe(
         [(0.0, 0.001), (0.03, 0.0), (0.033, 0.003), (0.046, 0.012), (0.058, 0.027), (0.065, 0.044)], outside, 32
     )
-    lining = lathe([(0.065, 0.044), (0.0625, 0.0452), (0.0605, 0.044), (0.053, 0.026), (0.041, 0.012), (0.03, 0.0062), (0, 0.005)],
-                   inside, 32)  # fmt: skip
+    rim = [(0.065, 0.044), (0.0625, 0.0452), (0.0605, 0.044)]
+    lining = lathe([*rim, (0.053, 0.026), (0.041, 0.012), (0.03, 0.0062), (0, 0.005)], inside, 32)
     low = [(0.03, 0.0), (0.036, 0.0), (0.06, 0.026), (0.056, 0.028), (0.03, 0.006)]
     high = [(0.06, 0.026), (0.0665, 0.044), (0.0625, 0.045), (0.055, 0.027)]
     solids = [disc(0.034, 0, 0.0055), *wall_ring(low), *wall_ring(high)]
@@ -66,7 +68,7 @@ def towel() -> Model:
     return Model([sheet(grid, paint), hem], [block((0.158, 0.158, 0.005), (0, 0, 0.0025))], surface=(0.005, 0.07, "on"))
 
 
-def open_box(size: tx.Colour, floor: float, wall: float, lean: float, paint: Paint, inner: Paint) -> list[Part]:
+def open_box(size: Sequence[float], floor: float, wall: float, lean: float, paint: Paint, inner: Paint) -> list[Part]:
     """Visual of an open box: outer and inner walls, floor and rim, textured once per wall."""
     x, y, z = size[0] / 2, size[1] / 2, size[2]
 
@@ -103,7 +105,7 @@ def basket() -> Model:
     rope = Paint((176, 126, 66), roughness=0.9)
     x, y = 0.077, 0.062
     corners = [(-x, -y), (x, -y), (x, y), (-x, y), (-x, -y)]
-    for (x0, y0), (x1, y1) in zip(corners, corners[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(corners):
         bar = [(x0 + t * (x1 - x0), y0 + t * (y1 - y0), 0.049) for t in (-0.02, 0.0, 0.5, 1.0, 1.02)]
         parts.append(tube(bar, [0.0005, 0.0044, 0.0044, 0.0044, 0.0005], rope, 8))
     return Model(parts, tray_solids((0.162, 0.132, 0.052), 0.005, 0.007, 0.006), surface=(0.005, 0.055, "in"))
@@ -115,8 +117,9 @@ def tray() -> Model:
     wood = Paint(texture=tx.image(grain), roughness=0.5)
     size = (0.18, 0.13, 0.018)
     solids = tray_solids(size, 0.005, 0.006, 0.008)
-    handles = [tube([(s * 0.087, y, z) for y, z in ((-0.025, 0.016), (-0.02, 0.024), (0.0, 0.026), (0.02, 0.024), (0.025, 0.016))],
-                    [0.0028] * 5, Paint((196, 160, 84), roughness=0.3, metallic=0.2), 8) for s in (-1, 1)]  # fmt: skip
+    brass = Paint((196, 160, 84), roughness=0.3, metallic=0.2)
+    arch = [(-0.025, 0.016), (-0.02, 0.024), (0.0, 0.026), (0.02, 0.024), (0.025, 0.016)]
+    handles = [tube([(s * 0.087, y, z) for y, z in arch], [0.0028] * 5, brass, 8) for s in (-1, 1)]
     return Model([*open_box(size, 0.005, 0.006, 0.008, wood, wood), *handles], solids, surface=(0.005, 0.055, "on"))
 
 
@@ -127,7 +130,7 @@ def coaster() -> Model:
     radius = np.hypot(u - 0.5, v - 0.5)
     cork = tx.mix(cork, (96, 60, 32), tx.smooth(0.02, 0.01, np.abs(radius - 0.42)))
     turn = np.linspace(0, 2 * pi, 33)
-    centre = np.zeros((33, 3)) + [0, 0, 0.007]
+    centre = np.tile([0, 0, 0.007], (33, 1))
     rim = np.stack([0.048 * np.cos(turn), 0.048 * np.sin(turn), 0 * turn + 0.007], -1)
     top = sheet(np.stack([rim, centre]), Paint(texture=tx.image(cork), roughness=1.0), closed_u=True)
     top.uv = top.mesh.vertices[:, :2] / 0.096 + 0.5
