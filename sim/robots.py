@@ -6,32 +6,16 @@ from ManiSkill's own Bridge agent, which is subclassed; the URDF and its meshes 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+import numpy as np
+import sapien
+from mani_skill.agents.registration import register_agent
+from mani_skill.envs.tasks.digital_twins.bridge_dataset_eval.base_env import WidowX250SBridgeDatasetFlatTable
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
-
-
-def choose_vulkan_driver() -> None:
-    """Point Vulkan at Mesa's lavapipe where there is no NVIDIA GPU; must run before SAPIEN is imported."""
-    if "VK_ICD_FILENAMES" in os.environ or Path("/proc/driver/nvidia/version").exists():
-        return
-    for driver in sorted(Path("/usr/share/vulkan/icd.d").glob("lvp_icd*.json")):
-        os.environ["VK_ICD_FILENAMES"] = str(driver)
-        return
-
-
-choose_vulkan_driver()
-
-import numpy as np  # noqa: E402
-import sapien  # noqa: E402
-from mani_skill.agents.registration import register_agent  # noqa: E402
-from mani_skill.envs.tasks.digital_twins.bridge_dataset_eval.base_env import (  # noqa: E402
-    WidowX250SBridgeDatasetFlatTable,
-)
-from numpy.typing import NDArray  # noqa: E402
-from scipy.spatial.transform import Rotation  # noqa: E402
-
 BASE_POSE = sapien.Pose([0.147, 0.028, 0.870], [0, 0, 0, 1])
 """Base of the robot in the world; +x of the base looks along -x of the world."""
 HOME_QPOS = np.array([-0.018, 0.040, 0.222, -0.005, 1.365, 0.0015, 0.037, 0.037], dtype=np.float32)

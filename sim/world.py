@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from sim.robots import BASE_POSE, CAMERA, HOME_QPOS, POINTING_DOWN, WidowX, openness  # isort: skip (sets the driver)
-
 import numpy as np
 import sapien
 import torch
@@ -24,6 +22,7 @@ from sim import objects
 from sim.interface import CONTROL_HZ
 from sim.layout import TABLE_Z, TEXTURES, Layout
 from sim.objects import ASSETS, ObjectInfo
+from sim.robots import BASE_POSE, CAMERA, HOME_QPOS, POINTING_DOWN, WidowX, openness
 from sim.snapshot import Snapshot, Thing
 
 SIM_HZ = 500
