@@ -142,7 +142,10 @@ def _sha256(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A checkpoint ready for use. `about` is one line: which model, trained on what."""
+    """A checkpoint ready for use. `about` is one line: which model, trained on what.
+
+    `statistics` is None for a model that has only been aligned: it answers questions but does not act.
+    """
 
     folder: Path
     model: InstructVLA
@@ -159,10 +162,13 @@ class Loaded:
 
 
 def save(model: InstructVLA, folder: Path, statistics: ActionStatistics | None = None, about: str = "") -> None:
-    """Write everything but the frozen backbone. `statistics` may be missing for a model that does not act yet."""
+    """Write everything but the frozen backbone, in bfloat16 where that is exact enough.
+
+    `statistics` may be missing for a model that does not act yet.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
-        name: tensor.detach().to("cpu", torch.bfloat16).contiguous()
+        name: tensor.detach().to("cpu", torch.float32 if model.is_exact(name) else torch.bfloat16).contiguous()
         for name, tensor in model.state_dict().items()
         if not model.is_base(name)
     }

@@ -70,8 +70,10 @@ class Engine:
             self._done.set()
 
     def policy(self, think: bool) -> InstructPolicy:
-        """A fresh closed-loop policy that shares this model's weights."""
+        """A fresh closed-loop policy that shares this model's weights. Raises `ValueError` if it was never taught to."""
         self.wait()
+        if self.statistics is None:
+            raise ValueError(f"{self.name} answers questions but has not been taught to act: train stage 1 first.")
         return InstructPolicy(self.model, self.prompter, self.statistics, think=think, lock=self._lock)
 
     def ask(self, image: Image, question: str, should_stop: Callable[[], bool] | None = None) -> Iterator[str]:

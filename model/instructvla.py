@@ -107,6 +107,17 @@ class InstructVLA(nn.Module):
         steps = self.config.action.euler_steps
         return euler(lambda x, t: self.action_expert.velocity(context, x, t), noise, steps), context
 
+    def store_in(self, dtype: torch.dtype) -> None:
+        """Keep weights in `dtype` (the frozen backbone always in bfloat16), but what `is_exact` names in float32."""
+        for name, parameter in self.named_parameters():
+            parameter.data = parameter.data.to(torch.float32 if self.is_exact(name) else dtype)
+        self.decoder.cast_base(torch.bfloat16)
+
+    @staticmethod
+    def is_exact(name: str) -> bool:
+        """Whether a tensor carries coordinates, which bfloat16 would round to whole pixels or millimetres."""
+        return name.startswith(("action_expert.pointer.", "action_expert.state_"))
+
     @staticmethod
     def is_base(name: str) -> bool:
         """Whether a parameter belongs to the frozen language backbone, which checkpoints do not carry."""

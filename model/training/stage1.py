@@ -135,7 +135,7 @@ def groups(model: InstructVLA) -> list[Group]:
 
 def begin(aligned: Path, episodes: EpisodeDataset) -> tuple[InstructVLA, Prompter, ActionStatistics]:
     """The aligned model with an action expert that starts from its vision tail and the data's state range."""
-    loaded = checkpoints.load(aligned)
+    loaded = checkpoints.load(aligned, dtype=torch.float32)
     model, statistics = loaded.model, episodes.statistics()
     expert, trunk_layers = model.action_expert, model.config.vision.trunk_layers
     expert.blocks.load_state_dict(model.vision.blocks[trunk_layers:].state_dict())
