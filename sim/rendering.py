@@ -66,6 +66,12 @@ def select_driver() -> Path | None:
     return choices[0] if choices else None
 
 
+def on_nvidia() -> bool:
+    """True where the selected driver is NVIDIA's: a GPU that only computes must not be asked to render."""
+    driver = select_driver()
+    return driver is not None and "nvidia" in driver.name
+
+
 def draw(path: Path) -> str:
     """Render one lit cube (320 x 240) into `path` (PNG) and return the renderer's name.
 

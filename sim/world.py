@@ -22,6 +22,7 @@ from sim import objects
 from sim.interface import CONTROL_HZ
 from sim.layout import TABLE_Z, TEXTURES, Layout
 from sim.objects import ASSETS, ObjectInfo
+from sim.rendering import on_nvidia
 from sim.robots import BASE_POSE, CAMERA, HOME_QPOS, POINTING_DOWN, WidowX, openness
 from sim.snapshot import Snapshot, Thing
 
@@ -54,7 +55,7 @@ class World(BaseEnv):
             reward_mode="none",
             robot_uids=WidowX,
             sim_backend="physx_cpu",
-            render_backend="gpu" if torch.cuda.is_available() else "cpu",
+            render_backend="gpu" if torch.cuda.is_available() and on_nvidia() else "cpu",
             sensor_configs={
                 CAMERA: dict(
                     width=image_size[0], height=image_size[1], intrinsic=intrinsic, shader_pack=shader, near=0.02, far=5.0

@@ -204,3 +204,11 @@ def test_old_mesa_comes_from_backports(major: int, release: bool, monkeypatch: p
     assert calls[0] == ("update",)
     assert ("bookworm-backports" in calls[-1]) is release
     assert "mesa-vulkan-drivers" in calls[-1]
+
+
+def test_only_nvidias_driver_renders_on_the_gpu(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, nvidia = driver_files(machine, "lvp_icd.json", "nvidia_icd.json")
+    with_gpu(monkeypatch, None)
+    assert not rendering.on_nvidia()
+    monkeypatch.setenv(rendering.VARIABLE, str(nvidia))
+    assert rendering.on_nvidia()
