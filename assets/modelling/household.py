@@ -16,11 +16,11 @@ BLACK = Paint((36, 36, 40), roughness=0.5)
 
 
 def can(colour: tx.Colour, accent: tx.Colour) -> Model:
-    """Drink can, 3.8 cm wide and 6.2 cm high, with a wave and a white disc around its label."""
+    """Drink can, 3.8 cm wide and 6.2 cm high, with a band and two rings around its label."""
     u, v = tx.canvas(192, 96)
-    wave = np.abs(v - 0.26 - 0.09 * np.sin(6 * pi * u))
-    label = tx.mix(colour, accent, tx.smooth(0.055, 0.035, wave))
-    ring = np.hypot((u * 3 % 1 - 0.5) * 0.83, v - 0.68)
+    band = np.abs(v - 0.24)
+    label = tx.mix(colour, accent, tx.smooth(0.055, 0.035, band))
+    ring = np.hypot((u * 2 % 1 - 0.25) * 1.25, v - 0.64)
     label = tx.mix(label, accent, tx.smooth(0.22, 0.2, ring))
     label = tx.mix(label, colour, tx.smooth(0.12, 0.1, ring))
     paint = Paint(texture=tx.image(label), roughness=0.3)
