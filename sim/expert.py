@@ -58,7 +58,7 @@ def _work_drawer(goal: Goal, state: Snapshot) -> Action:
     """Take the handle's stem from above, then pull towards the robot or push away from it."""
     handle = state.handles[goal.target or ""] + np.array([0.0, 0.0, 0.004])
     across = state.tool_rotation.inv().apply(handle - state.tool)
-    if state.opening < STEM_OPENING + 0.15 and bool((np.abs(across) < (0.022, 0.012, 0.018)).all()):
+    if state.opening < STEM_OPENING + 0.06 and bool((np.abs(across) < (0.022, 0.012, 0.018)).all()):
         way = -STEP if goal.kind == "open" else STEP
         return _move(state, np.array([state.commanded[0] + way, handle[1], handle[2]]), 0.0, CLOSE)
     return _descend(state, handle, 0.0, clear=float(handle[2]) + 0.035)
@@ -103,7 +103,7 @@ def _between_fingers(state: Snapshot, thing: Thing) -> bool:
 
 def _held(state: Snapshot, thing: Thing) -> bool:
     """Whether the fingers have closed onto the thing."""
-    return state.opening < min(_contact_opening(thing) + 0.10, 0.92) and _between_fingers(state, thing)
+    return state.opening < min(_contact_opening(thing) + 0.06, 0.92) and _between_fingers(state, thing)
 
 
 def _destination(goal: Goal, state: Snapshot, source: Thing, target: Thing) -> tuple[Vector, float, float]:

@@ -63,13 +63,13 @@ class _Placed:
 
 
 def _circles(info: ObjectInfo, x: float, y: float, yaw: float) -> tuple[NDArray[np.float64], float]:
-    """Centres (n, 2) along the long side and the common radius that cover the footprint."""
-    length, width = max(info.size[:2]), min(info.size[:2])
-    along = yaw if info.size[0] >= info.size[1] else yaw + np.pi / 2
-    half = (length - width) / 2
-    offsets = np.linspace(-half, half, 1 if half < 0.004 else 5)
-    direction = np.array([np.cos(along), np.sin(along)])
-    return np.array([x, y]) + offsets[:, None] * direction, width / 2
+    """Centres (n, 2) and common radius [m] of circles that cover the footprint."""
+    half = np.array(info.size[:2]) / 2
+    radius = float(half.min()) if info.role == "graspable" or "round" in info.shape else 0.02
+    along, across = (np.arange(-h + radius, h - radius + 0.019, 0.02) if h > radius + 0.002 else np.zeros(1) for h in half)
+    spots = np.stack(np.meshgrid(along, across), axis=-1).reshape(-1, 2)
+    turn = np.array([[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]])
+    return np.array([x, y]) + spots @ turn.T, radius
 
 
 def _draw_yaw(info: ObjectInfo, generator: np.random.Generator) -> float:

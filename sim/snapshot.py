@@ -35,8 +35,8 @@ class Thing:
 
     @property
     def half_extent(self) -> Vector:
-        """Half sizes of the axis-aligned bounding box in the base frame [m]."""
-        return np.abs(self.rotation.as_matrix()) @ (np.array(self.info.size) / 2)
+        """Half sizes in the base frame [m], taking the thing for an ellipsoid (exact while it stands or lies square)."""
+        return np.sqrt(self.rotation.as_matrix() ** 2 @ (np.array(self.info.size) / 2) ** 2)
 
     @property
     def bottom(self) -> float:

@@ -44,7 +44,7 @@ def satisfied(goal: Goal, state: Snapshot, first: dict[str, Thing], world: World
     height = target.position[2] + surface.height
     if goal.kind == "put_in":
         inside = np.linalg.norm((source.centre - target.centre)[:2]) <= surface.radius
-        return bool(inside and height - 0.01 <= source.bottom <= max(target.top, height + ON_GAP))
+        return bool(inside and source.bottom <= max(target.top, height + ON_GAP))
     return _rests_on(source, target.centre, height, surface.radius)
 
 

@@ -93,7 +93,7 @@ def _comfortable(kind: Kind, source: ObjectInfo, target: ObjectInfo) -> bool:
     """Pairs worth drawing: things that fit where they are put, and neighbours small enough to leave room."""
     if kind in ("put_on", "put_in"):
         assert target.surface is not None
-        return source.radius <= target.surface.radius + 0.02
+        return source.radius <= target.surface.radius + (0.0085 if kind == "put_in" else 0.02)
     return kind != "near" or target.radius <= 0.055
 
 

@@ -49,6 +49,7 @@ class World(BaseEnv):
         scale = np.array([image_size[0] / FULL_SIZE[0], image_size[1] / FULL_SIZE[1], 1.0])
         intrinsic = np.array([[623.588, 0, 319.501], [0, 623.588, 239.545], [0, 0, 1]]) * scale[:, None]
         self.actors: dict[str, Actor] = {}
+        self._present: list[str] = []
         self.cabinet: Articulation
         super().__init__(
             obs_mode="none",
@@ -77,9 +78,10 @@ class World(BaseEnv):
 
     def _load_scene(self, options: dict[str, Any]) -> None:
         self._build_table()
-        for spot, info in enumerate(objects.catalog().values()):
+        for info in objects.catalog().values():
             if info.role != "fixture":
-                self.actors[info.id] = self._build_object(info, spot)
+                self.actors[info.id] = self._build_object(info)
+        self._present = list(self.actors)
         loader = self.scene.create_urdf_loader()
         loader.fix_root_link = True
         loader.name = "cabinet"
@@ -113,14 +115,14 @@ class World(BaseEnv):
         body.attach(quad)
         table._objs[0].add_component(body)
 
-    def _build_object(self, info: ObjectInfo, spot: int) -> Actor:
+    def _build_object(self, info: ObjectInfo) -> Actor:
         builder = self.scene.create_actor_builder()
         material = sapien.physx.PhysxMaterial(info.friction, info.friction, 0.0)
         volume = sum(float(trimesh.load(path, force="mesh").convex_hull.volume) for path in info.collision)
         for path in info.collision:
             builder.add_convex_collision_from_file(str(path), material=material, density=info.mass / volume)
         builder.add_visual_from_file(str(info.visual))
-        builder.initial_pose = sapien.Pose([0.3 * spot, 0, PARK_Z])
+        builder.initial_pose = sapien.Pose([0.3 * len(self.actors), 0.0, PARK_Z])
         actor = builder.build(name=info.id)
         body = actor._bodies[0]
         body.linear_damping, body.angular_damping = 0.5, 5.0 if info.yaw_period == 0 else 1.0
@@ -139,12 +141,14 @@ class World(BaseEnv):
 
     def arrange(self, layout: Layout) -> None:
         """Set all poses, the light, the texture and the camera; the robot goes home."""
-        for spot, (object_id, actor) in enumerate(self.actors.items()):
-            pose = layout.poses.get(object_id)
-            self._set_present(actor._bodies[0], actor._objs[0], pose is not None)
-            x, y, yaw = pose if pose is not None else (0.3 * spot, 0.0, 0.0)
-            z = TABLE_Z + 0.0005 if pose is not None else PARK_Z
-            actor._objs[0].set_pose(sapien.Pose([x, y, z], _quaternion(yaw)))
+        # PhysX hands out handles like a stack: taking things out in reverse order makes every reset start alike.
+        for object_id in reversed(self._present):
+            self._set_enabled(object_id, False)
+            self.actors[object_id]._objs[0].set_pose(self._parking(object_id))
+        self._present = list(layout.poses)
+        for object_id, (x, y, yaw) in layout.poses.items():
+            self.actors[object_id]._objs[0].set_pose(sapien.Pose([x, y, TABLE_Z + 0.0005], _quaternion(yaw)))
+            self._set_enabled(object_id, True)
         self._arrange_cabinet(layout)
         self._arrange_look(layout)
         self.agent.robot.set_pose(BASE_POSE)
@@ -152,13 +156,14 @@ class World(BaseEnv):
         self.agent.reset(torch.from_numpy(HOME_QPOS))
         self.agent.controller.reset()
 
-    @staticmethod
-    def _set_present(body: Any, entity: sapien.Entity, present: bool) -> None:
-        """Take an object into or out of physics and rendering."""
-        render = entity.find_component_by_type(sapien.render.RenderBodyComponent)
-        for component in (body, render):
-            if component is not None and component.is_enabled != present:
-                component.enable() if present else component.disable()
+    def _parking(self, object_id: str) -> sapien.Pose:
+        return sapien.Pose([0.3 * list(self.actors).index(object_id), 0.0, PARK_Z])
+
+    def _set_enabled(self, object_id: str, enabled: bool) -> None:
+        """Put an object into physics and rendering, or take it out; out also forgets its old contacts."""
+        actor = self.actors[object_id]
+        for component in (actor._bodies[0], _render_body(actor._objs[0])):
+            component.enable() if enabled else component.disable()
 
     def _arrange_cabinet(self, layout: Layout) -> None:
         pose = layout.cabinet
@@ -166,7 +171,7 @@ class World(BaseEnv):
         z = TABLE_Z if pose is not None else PARK_Z
         self.cabinet.set_pose(sapien.Pose([x, y, z], _quaternion(yaw)))
         for link in self.cabinet.links:
-            render = link._objs[0].entity.find_component_by_type(sapien.render.RenderBodyComponent)
+            render = _render_body(link._objs[0].entity)
             if render is not None and render.is_enabled != (pose is not None):
                 render.enable() if pose is not None else render.disable()
         names = [joint.name for joint in self.cabinet.active_joints]
@@ -314,6 +319,10 @@ class World(BaseEnv):
 def _rotation(quaternion_wxyz: NDArray[np.floating]) -> Rotation:
     w, x, y, z = (float(value) for value in quaternion_wxyz)
     return Rotation.from_quat([x, y, z, w])
+
+
+def _render_body(entity: sapien.Entity) -> Any:
+    return entity.find_component_by_type(sapien.render.RenderBodyComponent)
 
 
 def _quad(corners: list[tuple[float, float, float]], material: Any, repeat: float) -> Any:
