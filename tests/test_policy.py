@@ -1,0 +1,111 @@
+"""The closed loop: when pictures and thoughts are due, what is reused, and that noise follows the seed."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from model.instructvla import InstructVLA
+from model.policy import EXECUTE, REFRESH, InstructPolicy
+from model.prompts import Prompter
+from sim.interface import Action
+from tests.tiny import TINY, byte_tokenizer, observation, statistics
+
+torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
+
+
+@pytest.fixture
+def model() -> InstructVLA:
+    torch.manual_seed(0)
+    model = InstructVLA(TINY).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1) if parameter.abs().sum() == 0 else None
+    return model
+
+
+def policy(model: InstructVLA, think: bool) -> InstructPolicy:
+    return InstructPolicy(model, Prompter(byte_tokenizer(), TINY), statistics(), think=think, lock=threading.Lock())
+
+
+def rollout(pilot: InstructPolicy, steps: int, seed: int = 0) -> list[Action]:
+    pilot.reset("pick up the cube", seed)
+    return [pilot.act(observation(step, image=pilot.needs_image)) for step in range(steps)]
+
+
+@pytest.mark.parametrize("think", [False, True])
+def test_same_seed_same_actions(model: InstructVLA, think: bool) -> None:
+    first, again = rollout(policy(model, think), 9), rollout(policy(model, think), 9)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, rollout(policy(model, think), 9, seed=1))
+
+
+def test_reset_forgets_the_episode_before(model: InstructVLA) -> None:
+    pilot = policy(model, think=True)
+    rollout(pilot, 7, seed=3)
+    np.testing.assert_array_equal(rollout(pilot, 5), rollout(policy(model, think=True), 5))
+
+
+def test_actions_are_within_the_data_and_the_gripper_is_binary(model: InstructVLA) -> None:
+    actions = np.array(rollout(policy(model, think=False), 12))
+    bounds = np.array(statistics().action.q99[:6]) + 1e-6
+    assert (np.abs(actions[:, :6]) <= bounds).all()
+    assert set(np.unique(actions[:, 6])) <= {0.0, 1.0}
+
+
+def test_pictures_are_needed_once_per_executed_chunk(model: InstructVLA) -> None:
+    pilot = policy(model, think=False)
+    pilot.reset("pick up the cube")
+    needed = []
+    for step in range(2 * EXECUTE + 1):
+        needed.append(pilot.needs_image)
+        pilot.act(observation(step, image=pilot.needs_image))
+    assert needed == ([True] + [False] * (EXECUTE - 1)) * 2 + [True]
+
+
+def test_missing_picture_is_refused_with_a_sentence(model: InstructVLA) -> None:
+    pilot = policy(model, think=False)
+    pilot.reset("pick up the cube")
+    with pytest.raises(ValueError, match="needs a picture"):
+        pilot.act(observation(image=False))
+
+
+def test_thoughts_are_due_at_the_start_and_after_the_refresh(model: InstructVLA) -> None:
+    pilot = policy(model, think=True)
+    pilot.reset("pick up the cube")
+    due = []
+    for step in range(REFRESH + 1):
+        due.append(pilot.thinking_due)
+        pilot.act(observation(step, image=pilot.needs_image))
+    assert [step for step, flag in enumerate(due) if flag] == [0, REFRESH]
+
+
+def test_streamed_thought_gives_the_same_action_as_a_silent_one(model: InstructVLA) -> None:
+    streamed, silent = policy(model, think=True), policy(model, think=True)
+    streamed.reset("pick up the cube")
+    silent.reset("pick up the cube")
+    text = "".join(streamed.think(observation()))
+    np.testing.assert_array_equal(streamed.act(observation()), silent.act(observation()))
+    assert text == streamed.thought == silent.thought
+
+
+def test_latents_after_a_cached_thought_equal_one_full_pass(model: InstructVLA) -> None:
+    prompter = Prompter(byte_tokenizer(), TINY)
+    with torch.no_grad():
+        view = model.encode(torch.randn(1, 3, 28, 56))
+        embeds, cache = model.open_prompt(prompter.think("pick up the cube"), view, 10)
+        thought = list(model.decoder.generate(embeds, cache, 10, prompter.stop_ids))
+        cached = model.read_latents(cache, prompter.query_ids[None])
+        ids = torch.tensor([thought]) if thought else torch.zeros(1, 0, dtype=torch.long)
+        full = torch.cat([embeds, model.decoder.embed(torch.cat([ids, prompter.query_ids[None]], 1))], 1)
+        hidden, _ = model.decoder(full)
+    torch.testing.assert_close(cached, hidden[:, -TINY.queries :], atol=1e-4, rtol=1e-4)
+
+
+def test_stopping_ends_the_thought(model: InstructVLA) -> None:
+    pilot = policy(model, think=True)
+    pilot.reset("pick up the cube")
+    seen: list[str] = []
+    for piece in pilot.think(observation(), should_stop=lambda: len(seen) >= 2):
+        seen.append(piece)
+    assert len(seen) <= 2
