@@ -31,7 +31,8 @@ PLAIN_ERRORS = (WorkerError, ValueError)
 class Simulator(Protocol):
     """The part of `sim.worker.SimWorker` a rollout needs."""
 
-    last_jpeg: bytes
+    @property
+    def last_jpeg(self) -> bytes: ...
 
     def reset(self, spec: SceneSpec) -> Observation: ...
 
@@ -69,7 +70,8 @@ def run(command: Command, simulator: Simulator, policy: ThinkingPolicy, stop: th
     steps = 0
 
     def outcome(success: bool) -> Outcome:
-        return Outcome(success, rule(spec.goal), steps, time.monotonic() - started, stopped=stop.is_set() and not success)
+        stopped = stop.is_set() and not success
+        return Outcome(success, rule(spec.goal), steps, time.monotonic() - started, stopped)
 
     try:
         observation = simulator.reset(spec)

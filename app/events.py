@@ -1,4 +1,4 @@
-"""What happens during a rollout, as plain values: the page and the recording both live on this stream and nothing else."""
+"""What happens during a rollout, as plain values: page and recording live on this stream and on nothing else."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ThoughtDone:
 
 @dataclass(frozen=True)
 class Planned:
-    """A new chunk of actions: milliseconds per part, and where in the image the policy means to act (u, v in [0, 1])."""
+    """A new chunk of actions: milliseconds per part, and where in the image the policy will act (u, v in [0, 1])."""
 
     timings: dict[str, float]
     focus: dict[str, tuple[float, float]] | None
@@ -66,7 +66,7 @@ class StepTiming:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How it ended. `rule` is the success rule in words; `seconds` is wall-clock time; `stopped` means by the visitor."""
+    """How it ended. `rule` is the success rule in words, `seconds` wall-clock time, `stopped` means by the visitor."""
 
     success: bool
     rule: str
@@ -87,7 +87,7 @@ Event = SceneReady | ThoughtStarted | ThoughtToken | ThoughtDone | Planned | Fra
 
 @dataclass(frozen=True)
 class Command:
-    """What a visitor asks for: a scene, the words for the policy (`spec.text`), whether to think aloud, the noise seed."""
+    """What a visitor asks for: a scene, words for the policy (`spec.text`), whether to think aloud, the noise seed."""
 
     spec: SceneSpec
     think: bool = True

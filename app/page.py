@@ -1,8 +1,4 @@
-"""The whole page: header, tabs, theme, and `serve`, which `app.py` calls.
-
-    from app.page import serve
-    serve("nano")            # starts model and simulators in the background and blocks until Ctrl+C
-"""
+"""The whole page: header, tabs, theme, and `serve(model, host, port, workers)`, which the front door calls."""
 
 from __future__ import annotations
 
@@ -19,7 +15,7 @@ from app.sessions import Sessions
 from app.views import command
 from sim.worker import WorkerPool
 
-TITLE = "<h1>InstructVLA</h1><p>Tell a simulated robot arm what to do. It looks, says what it means to do, and does it.</p>"
+PITCH = "Tell a simulated robot arm what to do. It looks, says what it means to do, and does it."
 RECORDINGS = Path("recordings")
 STYLE = Path(__file__).with_name("page.css")
 MAX_PIXELS = 12_000_000
@@ -59,7 +55,7 @@ def build(pilot: Pilot, sessions: Sessions, recordings: Path = RECORDINGS) -> gr
     cache = (CACHE_CHECK_S, CACHE_AGE_S)
     with gr.Blocks(title="InstructVLA", analytics_enabled=False, delete_cache=cache) as page:
         with gr.Column(elem_id="head"):
-            gr.HTML(TITLE, elem_id="title", padding=False)
+            gr.HTML(f"<h1>InstructVLA</h1><p>{PITCH}</p>", elem_id="title", padding=False)
             badge = gr.HTML(model_badge(pilot), elem_id="model", padding=False)
         command.build(pilot, sessions, recordings)
 
@@ -83,12 +79,12 @@ def build(pilot: Pilot, sessions: Sessions, recordings: Path = RECORDINGS) -> gr
 
 def model_badge(pilot: Pilot) -> str:
     """Who drives, what it was trained on and whether it is ready, as HTML."""
-    detail = pilot.error if pilot.state == "failed" else pilot.describe()
-    mend = " Run <code>python app.py doctor</code> to see what is missing." if pilot.state == "failed" else ""
-    words = {"loading": "loading the model", "ready": "ready", "failed": "failed"}[pilot.state]
+    state = pilot.state
+    detail = {"loading": "Choose a scene meanwhile.", "ready": pilot.describe(), "failed": pilot.error or ""}[state]
+    mend = " Run <code>python app.py doctor</code> to see what is missing." if state == "failed" else ""
     return (
-        f'<div class="badge {pilot.state}" role="status"><b>{escape(pilot.name)}</b><span class="state">{words}</span>'
-        f'<span class="detail">{escape(detail or "")}{mend}</span></div>'
+        f'<div class="badge {state}" role="status"><b>{escape(pilot.name)}</b><span class="state">{state}</span>'
+        f'<span class="detail">{escape(detail)}{mend}</span></div>'
     )
 
 
@@ -99,7 +95,7 @@ def serve(
     workers: int = 1,
     recordings: Path = RECORDINGS,
 ) -> None:
-    """Start the page and serve it until Ctrl+C; model and simulators come up in the background while it is already open.
+    """Serve the page until Ctrl+C; it opens at once, model and simulators come up in the background.
 
     Args:
         model: "nano", a checkpoint folder, or "expert" for the scripted expert.
@@ -117,7 +113,7 @@ def serve(
     recordings.mkdir(parents=True, exist_ok=True)
     with WorkerPool(workers) as pool:
         page = build(pilot, Sessions(pool, workers), recordings)
-        print(f"The page is open at {launch(page, host, port, recordings)} (Ctrl+C ends it)", flush=True)
+        launch(page, host, port, recordings)
         page.block_thread()
 
 

@@ -122,7 +122,8 @@ class Recorder:
             draft.folder.mkdir(parents=True)
             draft.poster.write_bytes(self._frames[0])
             draft.subtitles.write_text(self._webvtt(), encoding="utf-8")
-            draft.log.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self._lines), encoding="utf-8")
+            lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in self._lines)
+            draft.log.write_text("".join(lines), encoding="utf-8")
             _encode(self._frames, draft.video)
             return Recording(draft.folder.rename(root / name))
         except (OSError, subprocess.SubprocessError) as error:

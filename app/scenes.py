@@ -73,10 +73,12 @@ def odds(kind: Kind, model: str) -> str:
         report = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
         task = next(task for task in report["tasks"] if task["name"] == kind)
         low, high = 100 * task["wilson_low"], 100 * task["wilson_high"]
-        measured = f"{task['successes']} of {task['episodes']} (95 % interval {low:.0f}\u2013{high:.0f} %)"
+        measured = (
+            f"{task['successes']} of {task['episodes']} unseen scenes (95 % interval {low:.0f}\u2013{high:.0f} %)"
+        )
     except (OSError, ValueError, KeyError, StopIteration):
         return f"{LABELS[kind]}: not measured yet for this model."
-    return f"{LABELS[kind]}: solved {measured} unseen scenes."
+    return f"{LABELS[kind]}: solved {measured}."
 
 
 def examples() -> list[tuple[Kind, int, str]]:

@@ -1,4 +1,4 @@
-"""Who holds which simulator. Keyed by the browser tab (`request.session_hash`): a process handle cannot live in gr.State."""
+"""Who holds which simulator, by browser tab (`request.session_hash`): a process handle cannot live in gr.State."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from app.controller import Simulator
 
@@ -20,7 +20,7 @@ class Pool(Protocol):
 
     def lease(self) -> Simulator: ...
 
-    def release(self, worker: Simulator) -> None: ...
+    def release(self, worker: Any) -> None: ...
 
 
 @dataclass(frozen=True)

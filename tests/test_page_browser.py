@@ -19,10 +19,15 @@ from app.sessions import Sessions
 from sim.worker import SimWorker, WorkerPool
 
 CHROMIUM = "/usr/bin/chromium"
-SWITCHES = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+SWITCHES = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 PATIENCE_MS = 60_000
 
 pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="needs Debian's chromium: apt-get install chromium")
@@ -91,9 +96,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright, contextlib.closing(
-        playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
-    ) as chromium:
+    with (
+        sync_playwright() as playwright,
+        contextlib.closing(playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)) as chromium,
+    ):
         yield chromium
 
 
@@ -127,6 +133,24 @@ def test_the_first_look_says_who_drives_and_offers_something_to_do(page: Page) -
     expect(page.locator("#camera img")).to_be_visible()
     expect(page.locator("#words textarea")).not_to_be_empty()
     expect(page.locator("#goal")).to_contain_text("success when")
+    expect(page.locator("#caption")).to_contain_text("Example, recorded earlier.")
+    page.wait_for_function("() => document.querySelector('#video video')?.readyState >= 2")
+    page.wait_for_function("() => document.querySelector('#video video').textTracks[0]?.cues?.length >= 2")
+
+
+def test_another_scene_changes_words_rule_and_picture(page: Page, server: Server) -> None:
+    camera, words = page.locator("#camera img"), page.locator("#words textarea")
+    picture = camera.get_attribute("src")
+    page.locator("#examples").get_by_text("open the").click()
+    expect(words).to_have_value(re.compile("^open the"))
+    expect(page.locator("#goal")).to_contain_text("drawer is pulled out")
+    expect(camera).not_to_have_attribute("src", picture or "")
+    number = page.locator("#seed input")
+    page.locator("#shuffle").click()
+    expect(number).not_to_have_value("1000000")
+    expect(page.locator("#status")).to_contain_text("Ready to run")
+    number.fill("-3")
+    expect(page.locator("#seed")).to_contain_text("A whole number from 0 to")
 
 
 def test_an_instruction_is_typed_run_watched_and_recorded(page: Page, server: Server) -> None:

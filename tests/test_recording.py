@@ -27,8 +27,8 @@ def jpeg(shade: int) -> bytes:
 
 
 def rollout(end: Event = OUTCOME) -> list[Event]:
-    events: list[Event] = [SceneReady(jpeg(0), SPEC, SPEC.text), ThoughtStarted(0), ThoughtToken("Push "), ThoughtToken("it.")]
-    events.append(ThoughtDone("Push\n\nit."))
+    events: list[Event] = [SceneReady(jpeg(0), SPEC, SPEC.text)]
+    events += [ThoughtStarted(0), ThoughtToken("Push "), ThoughtToken("it."), ThoughtDone("Push\n\nit.")]
     events += [Frame(jpeg(20 * step), step, step / 5) for step in range(1, 11)]
     return [*events, end]
 

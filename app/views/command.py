@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,11 @@ import PIL.Image
 from app import controller, scenes
 from app.events import Command, Event, Failure, Frame, SceneReady
 from app.pilots import Pilot
-from app.recording import Recorder, Recording, RecordingError
+from app.recording import Recorder, RecordingError
 from app.sessions import Busy, Hold, Sessions
-from app.views.screen import Screen, failure, status, thoughts_hint
-from sim.tasks import SceneSpec, rule
+from app.views.layout import Widgets, caption_of, goal_line, layout
+from app.views.screen import Screen, failure, status
+from sim.tasks import Kind, SceneSpec
 from sim.worker import WorkerError
 
 log = logging.getLogger(__name__)
@@ -26,29 +26,6 @@ log = logging.getLogger(__name__)
 SIMULATOR_QUEUE = "simulator"
 LOADING_POLL_S = 0.2
 Updates = dict[Any, Any]
-
-
-@dataclass(frozen=True)
-class Widgets:
-    """Everything on the tab that changes."""
-
-    camera: gr.Image
-    status: gr.HTML
-    family: gr.Dropdown
-    seed: gr.Number
-    shuffle: gr.Button
-    words: gr.Textbox
-    goal: gr.Markdown
-    examples: gr.Dataset
-    think: gr.Checkbox
-    run: gr.Button
-    stop: gr.Button
-    odds: gr.Markdown
-    thoughts: gr.HTML
-    video: gr.Video
-    caption: gr.Markdown
-    save_video: gr.DownloadButton
-    save_log: gr.DownloadButton
 
 
 def build(pilot: Pilot, sessions: Sessions, recordings: Path) -> None:
@@ -67,15 +44,13 @@ def build(pilot: Pilot, sessions: Sessions, recordings: Path) -> None:
     scene = [ui.family, ui.seed]
     described = [ui.words, ui.goal, ui.odds, ui.seed]
 
-    gr.on([ui.family.input, ui.seed.input], tab.describe, scene, described, **hidden).success(
-        tab.preview, scene, [ui.camera, ui.status], **picture
-    )
-    ui.shuffle.click(tab.shuffle, ui.family, described, **hidden).success(
-        tab.preview, scene, [ui.camera, ui.status], **picture
-    )
-    ui.examples.click(tab.pick_example, ui.examples, [ui.family, *described], **hidden).success(
-        tab.preview, scene, [ui.camera, ui.status], **picture
-    )
+    chosen = [
+        gr.on([ui.family.input, ui.seed.input], tab.describe, scene, described, validator=validate_scene, **hidden),
+        ui.shuffle.click(tab.shuffle, ui.family, described, **hidden),
+        ui.examples.click(tab.pick_example, ui.examples, [ui.family, *described], **hidden),
+    ]
+    for choice in chosen:
+        choice.success(tab.preview, scene, [ui.camera, ui.status], **picture)
     gr.on(
         [ui.run.click, ui.words.submit],
         tab.rollout,
@@ -92,57 +67,6 @@ def build(pilot: Pilot, sessions: Sessions, recordings: Path) -> None:
     ui.stop.click(tab.stop, None, ui.stop, queue=False, **hidden)
 
 
-def layout(pilot: Pilot, example: Recording | None) -> Widgets:
-    """The widgets, filled with the shipped example, so that the page says something before anything has started."""
-    first = example.scene() if example else scenes.spec("put_on", scenes.FIRST_SEED)
-    kind, seed = first.goal.kind, first.seed
-    with gr.Row(elem_id="stage"):
-        with gr.Column(scale=3, min_width=320):
-            camera = gr.Image(
-                example and example.poster, format="jpeg", show_label=False, interactive=False, buttons=[], elem_id="camera"
-            )
-            line = gr.HTML(status("Press Run, or watch the example below"), elem_id="status", padding=False)
-            with gr.Accordion("Thoughts", open=True):
-                thoughts = gr.HTML(thoughts_hint("What the model writes before it moves shows up here."), elem_id="thoughts", padding=False)
-        with gr.Column(scale=2, min_width=320):
-            words = gr.Textbox(first.text, label="Instruction", lines=1, max_lines=4, autofocus=True, elem_id="words")
-            with gr.Row(elem_id="go"):
-                run = gr.Button("Run", variant="primary", elem_id="run")
-                stop = gr.Button("Stop", interactive=False, elem_id="stop")
-                think = gr.Checkbox(True, label="Think aloud", container=False, elem_id="think", min_width=150)
-            odds = gr.Markdown(scenes.odds(kind, pilot.name), elem_id="odds")
-            examples = gr.Dataset(
-                components=["textbox"],
-                samples=[[text] for _, _, text in scenes.examples()],
-                type="index",
-                label="Try one",
-                elem_id="examples",
-            )
-            with gr.Row(elem_id="scene", equal_height=False):
-                family = gr.Dropdown(list(scenes.FAMILIES.items()), value=kind, label="Task", elem_id="family", min_width=140)
-                seed_box = gr.Number(seed, label="Scene", precision=0, elem_id="seed", min_width=120)
-                shuffle = gr.Button("Shuffle", elem_id="shuffle", min_width=110)
-            goal = gr.Markdown(goal_line(first), elem_id="goal")
-    with gr.Row(elem_id="recording"):
-        with gr.Column(scale=3, min_width=320):
-            video = gr.Video(
-                example and example.video,
-                subtitles=example and example.subtitles,
-                show_label=False,
-                interactive=False,
-                buttons=[],
-                elem_id="video",
-            )
-        with gr.Column(scale=2, min_width=320):
-            caption = gr.Markdown(caption_of(example, "Example, recorded earlier.") if example else "", elem_id="caption")
-            save_video = gr.DownloadButton("Download video", value=example and example.video, visible=bool(example), size="sm")
-            save_log = gr.DownloadButton("Download log (JSONL)", value=example and example.log, visible=bool(example), size="sm")
-    return Widgets(
-        camera, line, family, seed_box, shuffle, words, goal, examples, think, run, stop, odds, thoughts, video, caption,
-        save_video, save_log,
-    )  # fmt: skip
-
-
 class Tab:
     """The handlers: each takes what the visitor chose and gives back what changes on the page."""
 
@@ -152,22 +76,22 @@ class Tab:
         self._sessions = sessions
         self._recordings = recordings
 
-    def describe(self, kind: str, seed: float | None) -> Updates:
+    def describe(self, kind: Kind, seed: float, request: gr.Request) -> Updates:
         """The words that go with a scene."""
-        if problem := scenes.seed_problem(seed):
-            raise gr.Error(problem, duration=5)
-        return self._describe(scenes.spec(kind, int(seed or 0)))
+        return self._describe(scenes.spec(kind, int(seed)), request)
 
-    def shuffle(self, kind: str) -> Updates:
+    def shuffle(self, kind: Kind, request: gr.Request) -> Updates:
         """Another scene of the same family."""
-        return self._describe(scenes.spec(kind, scenes.shuffled_seed()))
+        return self._describe(scenes.spec(kind, scenes.shuffled_seed()), request)
 
-    def pick_example(self, index: int) -> Updates:
+    def pick_example(self, index: int, request: gr.Request) -> Updates:
         """One of the listed scenes with its words."""
         kind, seed, words = scenes.examples()[index]
-        return {self._ui.family: kind, **self._describe(scenes.spec(kind, seed, words))}
+        return {self._ui.family: kind, **self._describe(scenes.spec(kind, seed, words), request)}
 
-    def _describe(self, spec: SceneSpec) -> Updates:
+    def _describe(self, spec: SceneSpec, request: gr.Request) -> Updates:
+        """Choosing another scene also ends the rollout in the old one."""
+        self._sessions.stop(request.session_hash or "")
         ui, kind = self._ui, spec.goal.kind
         return {
             ui.seed: spec.seed,
@@ -176,7 +100,7 @@ class Tab:
             ui.odds: scenes.odds(kind, self._pilot.name),
         }
 
-    def preview(self, kind: str, seed: float, request: gr.Request) -> Iterator[Updates]:
+    def preview(self, kind: Kind, seed: float, request: gr.Request) -> Iterator[Updates]:
         """Set the scene up and take its picture."""
         ui = self._ui
         yield {ui.status: status("Setting up the scene")}
@@ -187,7 +111,7 @@ class Tab:
         except (Busy, WorkerError, ValueError) as error:
             yield {ui.status: failure(str(error))}
 
-    def rollout(self, kind: str, seed: float, words: str, think: bool, request: gr.Request) -> Iterator[Updates]:
+    def rollout(self, kind: Kind, seed: float, words: str, think: bool, request: gr.Request) -> Iterator[Updates]:
         """Play one rollout, show it while it happens, then its recording."""
         ui, screen = self._ui, Screen(think)
         command = Command(scenes.spec(kind, int(seed), words.strip()), think, int(seed))
@@ -258,26 +182,16 @@ class Tab:
         }
 
 
-def validate(kind: str, seed: float | None, words: str | None, think: bool) -> list[dict[str, Any]]:
-    """Refuse bad input beside the box it was typed into, before anything starts."""
-    bad_seed, bad_words = scenes.seed_problem(seed), scenes.words_problem(words)
-    fine = gr.validate(True, "")
-    return [fine, gr.validate(not bad_seed, bad_seed or ""), gr.validate(not bad_words, bad_words or ""), fine]
+def validate_scene(kind: Kind, seed: float | None) -> list[dict[str, Any]]:
+    """Refuse a scene that does not exist, beside the box it was typed into."""
+    problem = scenes.seed_problem(seed)
+    return [gr.validate(True, ""), gr.validate(problem is None, problem or "")]
 
 
-def goal_line(spec: SceneSpec) -> str:
-    """What the simulator counts as success, whatever was typed."""
-    return f"Judged by the scene, not by your words: success when {rule(spec.goal)}."
-
-
-def caption_of(recording: Recording, lead: str) -> str:
-    """A few words beside the video."""
-    return f"**{lead}** \u201c{plain(recording.scene().text)}\u201d\n\n{plain(recording.model())}"
-
-
-def plain(text: str) -> str:
-    """Text that Markdown must not interpret."""
-    return "".join(f"&#{ord(character)};" if not character.isalnum() and character != " " else character for character in text)
+def validate(kind: Kind, seed: float | None, words: str | None, think: bool) -> list[dict[str, Any]]:
+    """Refuse bad input in the same way, before anything starts."""
+    problem = scenes.words_problem(words)
+    return [*validate_scene(kind, seed), gr.validate(problem is None, problem or ""), gr.validate(True, "")]
 
 
 def picture(jpeg: bytes) -> PIL.Image.Image:

@@ -92,7 +92,14 @@ def verdict(outcome: Outcome) -> str:
         kind, headline = "success", "Success"
     elif outcome.stopped:
         kind, headline = "stopped", "Stopped"
-    details = f"<span>{outcome.steps} steps</span><span>{outcome.seconds:.1f} s</span>"
+    details = "".join(
+        f"<span>{part}</span>"
+        for part in (
+            f"{outcome.steps} steps",
+            f"{outcome.steps / CONTROL_HZ:.1f} s simulated",
+            f"{outcome.seconds:.1f} s elapsed",
+        )
+    )
     rule = f"<p>Success means: {escape(outcome.rule)}.</p>"
     return f'<div class="status outcome {kind}" role="status"><b>{headline}</b>{details}{rule}</div>'
 
