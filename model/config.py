@@ -61,7 +61,7 @@ class LoraConfig:
     experts: int = 1
     rank: int = 32
     alpha: float = 64.0
-    dropout: float = 0.05
+    dropout: float = 0.0
     gate_dim: int = 128
     gate_depth: int = 4
 
