@@ -57,7 +57,7 @@ def build(pilot: Pilot, sessions: Sessions, recordings: Path = RECORDINGS) -> gr
         with gr.Column(elem_id="head"):
             gr.HTML(f"<h1>InstructVLA</h1><p>{PITCH}</p>", elem_id="title", padding=False)
             badge = gr.HTML(model_badge(pilot), elem_id="model", padding=False)
-        command.build(pilot, sessions, recordings)
+        command.build(page, pilot, sessions, recordings)
 
         poll = gr.Timer(POLL_S, active=pilot.state == "loading")
         poll.tick(

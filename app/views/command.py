@@ -28,8 +28,8 @@ LOADING_POLL_S = 0.2
 Updates = dict[Any, Any]
 
 
-def build(pilot: Pilot, sessions: Sessions, recordings: Path) -> None:
-    """Lay out the tab inside the surrounding `gr.Blocks` and wire it up."""
+def build(page: gr.Blocks, pilot: Pilot, sessions: Sessions, recordings: Path) -> None:
+    """Lay out the tab inside `page`, which is the surrounding `gr.Blocks`, and wire it up."""
     example = scenes.shipped_example()
     ui = layout(pilot, example)
     tab = Tab(ui, pilot, sessions, recordings)
@@ -62,8 +62,10 @@ def build(pilot: Pilot, sessions: Sessions, recordings: Path) -> None:
         api_description="Run one rollout. Inputs: task family, scene number, instruction, think aloud.",
         **simulated,
     )
-    if not example:
-        gr.on(None, tab.preview, scene, [ui.camera, ui.status], **picture)  # on page load
+    if example:  # Gradio serves a video's subtitles only when an event sets them
+        page.load(lambda: gr.Video(example.video, subtitles=example.subtitles), None, ui.video, **hidden)
+    else:
+        page.load(tab.preview, scene, [ui.camera, ui.status], **picture)
     ui.stop.click(tab.stop, None, ui.stop, queue=False, **hidden)
 
 
