@@ -168,8 +168,8 @@ def _carry(state: Snapshot, source: Thing, place: Vector, surface: float) -> Act
     above = place + grip[:2]
     release = surface + hanging + 0.004
     off = max(np.linalg.norm(position[:2] - above) for position in (state.tool, state.commanded))
-    if off < 0.012 and state.tool[2] < release + 0.012:
-        return _move(state, np.array([above[0], above[1], release]), None, OPEN)
+    if off < 0.012 and state.tool[2] < release + 0.008:
+        return _move(state, state.commanded, None, OPEN)
     obstacle = _highest_between(state, np.array([above[0], above[1], 0.0]), exclude=source)
     cruise = max(CRUISE, obstacle + hanging + 0.02, surface + hanging + 0.04)
     height = min(release + 2.0 * max(0.0, float(off) - 0.012), cruise)

@@ -125,7 +125,7 @@ class World(BaseEnv):
         builder.initial_pose = sapien.Pose([0.3 * len(self.actors), 0.0, PARK_Z])
         actor = builder.build(name=info.id)
         body = actor._bodies[0]
-        body.linear_damping, body.angular_damping = 0.5, 5.0 if info.yaw_period == 0 else 1.0
+        body.linear_damping, body.angular_damping = 0.5, 20.0 if info.yaw_period == 0 else 5.0
         body.solver_position_iterations = 20
         return actor
 
