@@ -46,17 +46,24 @@ class GatedLora(nn.Module):
         y = self.base(x)
         if not adapt:
             return y
-        dropped = F.dropout(x, self.dropout, self.training)
-        low = F.linear(dropped, self.lora_a.flatten(0, 2).to(x.dtype))
+        low = F.linear(self._drop(x), self.lora_a.flatten(0, 2).to(x.dtype)) * self.scale
         if gates is not None:
             projections, experts, rank, _ = self.lora_a.shape
             low = low.unflatten(-1, (projections, experts, rank))
             low = (low * gates[..., None, :, None].to(low.dtype)).flatten(-3)
-        width = low.shape[-1] // len(self.lora_b)
-        deltas = [
-            F.linear(part, b.flatten(1).to(x.dtype)) for part, b in zip(low.split(width, -1), self.lora_b, strict=True)
-        ]
-        return y + self.scale * (deltas[0] if len(deltas) == 1 else torch.cat(deltas, -1))
+        widths = [len(b) for b in self.lora_b]
+        parts = zip(
+            y.flatten(0, 1).split(widths, -1), low.flatten(0, 1).chunk(len(widths), -1), self.lora_b, strict=True
+        )
+        adapted = [torch.addmm(start, part, b.flatten(1).to(x.dtype).T) for start, part, b in parts]
+        return (adapted[0] if len(adapted) == 1 else torch.cat(adapted, -1)).view_as(y)
+
+    def _drop(self, x: Tensor) -> Tensor:
+        """Dropout with one mask for all tokens of a sequence: on a CPU, drawing one per token takes longer than LoRA."""
+        if not self.training or not self.dropout:
+            return x
+        keep = 1 - self.dropout
+        return x * x.new_empty(len(x), 1, x.shape[-1]).bernoulli_(keep).div_(keep)
 
     def load_base(self, weights: Sequence[Tensor], biases: Sequence[Tensor] | None = None) -> None:
         """Copy one frozen (width, inputs) matrix per projection, and biases (width,), into the shared matrix."""
