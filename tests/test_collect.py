@@ -11,6 +11,7 @@ from PIL import Image
 from sim.collect import Noise, Order, Tally, collect, record_episode, render_states, training_scene
 from sim.interface import Episode
 from sim.tasks import Kind, SceneSpec
+from sim.worker import SimWorker
 from tests import fake_world
 from tests.fake_world import FakeWorld
 
@@ -116,3 +117,20 @@ def test_evaluation_scenes_are_never_recorded() -> None:
         next(collect(KINDS, 10, seed_start=999_995, progress=False))
     with pytest.raises(ValueError, match="at least one task family"):
         next(collect((), 1, progress=False))
+
+
+def test_the_tabletop_can_be_recorded_and_drawn_again() -> None:
+    """The real simulator, in its own process: one disturbed demonstration, whose states give the same pictures."""
+    scene = training_scene("pick", 4, Noise(), (1, 1), frozenset())
+    with SimWorker((160, 120), deadline_s=120.0, render_threads=2) as worker:
+        episode = worker.run(record_episode, Order(scene, Noise(1.0, 3, 1.0, burst_window=4), True))
+        drawn = worker.run(render_states, episode)
+    assert episode.success and episode.perturbed.any()
+    assert episode.instruction.startswith("pick up the ")
+    assert episode.keypoints.shape == (len(episode.actions), 10)
+    assert len(drawn) == len(episode.frames) == len(episode.actions)
+    stored = [np.asarray(Image.open(io.BytesIO(jpeg)), int) for jpeg in episode.frames]
+    again = [np.asarray(Image.open(io.BytesIO(jpeg)), int) for jpeg in drawn]
+    differences = [float(np.abs(one - two).mean()) for one, two in zip(stored, again, strict=True)]
+    assert max(differences) < 0.1  # grey levels of 255
+    assert np.std(stored[0]) > 10  # and there is something to see
