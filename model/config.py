@@ -24,7 +24,7 @@ class VisionConfig:
     heads: int = 6
     pretrain_grid: int = 37
     shuffle: int = 2
-    trunk_layers: int = 6
+    trunk_layers: int = 8
     """Blocks shared by the decoder's view and the action expert's view; FiLM starts after them."""
 
     @property

@@ -27,7 +27,7 @@ from model.vision import preprocess
 
 THINK_SHARE, MOTION_SHARE = 0.5, 0.1
 """Of the sequences: reply then act, language motion then act; the rest acts directly."""
-SEQUENCES, FRAMES, DRAWS = 4, 5, 4
+SEQUENCES, FRAMES, DRAWS = 3, 7, 4
 """Per step: decoder sequences, pictures per sequence, noise samples per picture."""
 PLACE_WEIGHTS = {"patch": 0.2, "point": 20.0, "place": 20.0}
 EXPERT_LR, LORA_LR, TAIL_LR = 5e-4, 4e-4, 1e-4
