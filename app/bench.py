@@ -79,13 +79,12 @@ def machine() -> dict[str, Any]:
     }
 
 
-def bench_loading(name: str) -> tuple[Engine, Row]:
+def bench_loading(load: Callable[[], Engine]) -> tuple[Engine, Row]:
     """Load the model `LOADS` times; returns the last engine, ready."""
     spent = []
     for _ in range(LOADS):
-        engine = Engine(name)
         started = time.perf_counter()
-        engine.wait()
+        engine = load()
         spent.append(time.perf_counter() - started)
     return engine, summarise("model load", "s", spent)
 
@@ -157,15 +156,16 @@ def bench_control(engine: Engine, worker: SimWorker, limit: int) -> list[Row]:
     return rows
 
 
-def bench(model: str = "nano", times: int = 20, limit: int = 60) -> dict[str, Any]:
+def bench(load: Callable[[], Engine], model: str, times: int, limit: int = 60) -> dict[str, Any]:
     """Measure everything. Returns `{"model", "about", "machine", "rows": [{name, unit, median, p95, samples}]}`.
 
     Args:
-        model: "nano" or a checkpoint folder.
+        load: returns a ready engine, freshly loaded each time.
+        model: what the report calls it.
         times: measurements per figure.
         limit: control steps of the end-to-end rollouts.
     """
-    engine, loading = bench_loading(model)
+    engine, loading = bench_loading(load)
     with SimWorker() as worker:
         observation = worker.reset(scene())
         rows = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -126,9 +127,10 @@ def bench(
     file: JsonFile = None,
 ) -> None:
     """Measure every part and the whole control loop, each as median and p95."""
+    check_learned(model)
     from app.bench import bench as measure
 
-    result = measure(model, times)
+    result = measure(lambda: load(model), model, times)
     print(f"{result['about']}\n{json.dumps(result['machine'])}\n")
     print(f"{'':<42}{'median':>10}{'p95':>10}")
     for row in result["rows"]:
@@ -150,6 +152,7 @@ def ask(
         picture = np.asarray(Image.open(image).convert("RGB"))
     except UnidentifiedImageError:
         raise ValueError(f"{image} is not a picture that Pillow can read.") from None
+    check_learned(model)
     for piece in load(model).ask(picture, question):
         print(piece, end="", flush=True)
     print()
@@ -161,13 +164,18 @@ def check_model(name: str) -> None:
         raise ValueError(f"There is no model {name!r}: choose nano, expert, or the folder of a checkpoint.")
 
 
-def load(name: str) -> Engine:
-    """A ready engine. Raises `ValueError` in one sentence where the model cannot be loaded."""
+def check_learned(name: str) -> None:
+    """As `check_model`, and the scripted expert does not count: it answers nothing and has no weights."""
     check_model(name)
     if name == "expert":
-        raise ValueError("The scripted expert only drives the robot; choose nano or the folder of a checkpoint.")
+        raise ValueError("The scripted expert is no model; choose nano or the folder of a checkpoint.")
+
+
+def load(name: str) -> Engine:
+    """A ready engine. Raises `ValueError` in one sentence where the model cannot be loaded."""
     from model.engine import Engine
 
+    logging.getLogger("model.engine").disabled = True  # it logs a traceback; the sentence below says it all
     try:
         return Engine(name).wait()
     except RuntimeError as error:

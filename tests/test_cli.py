@@ -75,7 +75,7 @@ def test_the_expert_answers_no_questions(
     from PIL import Image
 
     Image.new("RGB", (8, 8)).save(text)
-    assert "only drives" in fail(monkeypatch, capsys, "ask", str(text), "What is this?", "--model", "expert")
+    assert "is no model" in fail(monkeypatch, capsys, "ask", str(text), "What is this?", "--model", "expert")
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +211,7 @@ def test_bench_figures() -> None:
 def test_bench_writes_its_table_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row = {"name": "frame", "unit": "ms", "median": 50.0, "p95": 80.0, "samples": 20}
     result = {"model": "nano", "about": "a small model", "machine": bench.machine(), "rows": [row]}
-    monkeypatch.setattr(bench, "bench", lambda model, times: result)
+    monkeypatch.setattr(bench, "bench", lambda load, model, times: result)
     text = run("bench", "--json", str(tmp_path / "new" / "bench.json"))
     assert "a small model" in text and "frame" in text
     assert json.loads((tmp_path / "new" / "bench.json").read_text()) == result
