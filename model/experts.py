@@ -59,11 +59,19 @@ class GatedLora(nn.Module):
         return (adapted[0] if len(adapted) == 1 else torch.cat(adapted, -1)).view_as(y)
 
     def _drop(self, x: Tensor) -> Tensor:
-        """Dropout with one mask for all tokens of a sequence: on a CPU, drawing one per token takes longer than LoRA."""
+        """Dropout with one mask for all tokens of a sequence: drawing one per token takes a CPU longer than LoRA."""
         if not self.training or not self.dropout:
             return x
         keep = 1 - self.dropout
         return x * x.new_empty(len(x), 1, x.shape[-1]).bernoulli_(keep).div_(keep)
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Add the one expert to W and drop it: for inference alone, there is no way back. Needs K = 1."""
+        down = self.lora_a.float()[:, 0]
+        deltas = [b.float()[:, 0] @ a for a, b in zip(down, self.lora_b, strict=True)]
+        self.base.weight.copy_(self.base.weight.float() + self.scale * torch.cat(deltas))
+        del self.lora_a, self.lora_b
 
     def load_base(self, weights: Sequence[Tensor], biases: Sequence[Tensor] | None = None) -> None:
         """Copy one frozen (width, inputs) matrix per projection, and biases (width,), into the shared matrix."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from model.attention import attend
 from model.config import VisionConfig
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Block(nn.Module):
         batch, tokens, dim = x.shape
         qkv = self.qkv(self.norm1(x)).view(batch, tokens, 3, self.heads, dim // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(batch, tokens, dim)
+        mixed = attend(query, key, value).transpose(1, 2).reshape(batch, tokens, dim)
         x = x + self.scale1 * self.proj(mixed)
         if film is not None:
             gamma, beta = film

@@ -219,6 +219,18 @@ def test_bfloat16_base_with_float32_adapters(experts: int) -> None:
 
 
 @torch.no_grad()
+def test_merging_the_only_expert_changes_nothing() -> None:
+    decoder = build(1)
+    embeds = decoder.embed(torch.randint(TINY.vocab + EXTRA, (2, 12)))
+    expected, _ = decoder(embeds)
+    decoder.merge()
+    torch.testing.assert_close(decoder(embeds)[0], expected, atol=1e-5, rtol=1e-5)
+    assert not any("lora_" in name for name in decoder.state_dict())
+    with pytest.raises(ValueError, match="cannot be merged"):
+        build(2).merge()
+
+
+@torch.no_grad()
 def test_pure_bfloat16_runs_with_a_cache() -> None:
     decoder = build(2).to(torch.bfloat16)
     ids = torch.randint(TINY.vocab, (1, 12))
