@@ -91,6 +91,11 @@ class Recorder:
         self._captions: list[tuple[float, str]] = []
         self._started = time.time()
 
+    @property
+    def started(self) -> bool:
+        """Whether there is a picture to save."""
+        return bool(self._frames)
+
     def add(self, event: Event) -> None:
         """Take the next event."""
         self._lines.append({"time": round(time.time() - self._started, 3), **to_json(event)})

@@ -98,7 +98,9 @@ def test_stop_works_while_waiting_for_the_model(tmp_path: Path) -> None:
 def test_a_model_that_failed_says_why_and_what_mends_it(tmp_path: Path) -> None:
     pilot = FakePilot("failed", "The model could not be loaded: no <file>.")
     handlers, widgets, _ = tab(pilot, tmp_path)
-    line = said(list(rollout(handlers)), widgets.status)[-1]
+    updates = list(rollout(handlers))
+    line = said(updates, widgets.status)[-1]
+    assert said(updates, widgets.caption) == [], "the example's caption stays"
     for text in (line, model_badge(pilot)):
         assert "no &lt;file&gt;" in text and "app.py doctor" in text
 

@@ -133,8 +133,11 @@ class Tab:
                     yield self._draw(event, screen)
         except (Busy, WorkerError) as error:
             yield {ui.status: failure(str(error))}
-        yield {ui.stop: gr.Button(interactive=False), ui.caption: "Saving the recording\u2026"}
-        yield {ui.run: gr.Button(interactive=True), **self._save(recorder)}
+        yield {ui.stop: gr.Button(interactive=False)}
+        if recorder.started:
+            yield {ui.caption: "Saving the recording\u2026"}
+            yield self._save(recorder)
+        yield {ui.run: gr.Button(interactive=True)}
 
     def stop(self, request: gr.Request) -> gr.Button:
         """Ask the running rollout to stop; it ends within one control step and says so itself."""
@@ -150,7 +153,7 @@ class Tab:
     def _play(self, command: Command, hold: Hold) -> Iterator[Event]:
         """The controller's events; what nobody foresaw becomes one plain line here and a traceback in the log."""
         if self._pilot.state == "failed":
-            yield Failure(f"{self._pilot.error} Run `python app.py doctor` to see what is missing.")
+            yield Failure(f'{self._pilot.error} Run "python app.py doctor" to see what is missing.')
             return
         if hold.stop.is_set():
             yield Failure("Stopped before the model was loaded.")

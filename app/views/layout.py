@@ -70,8 +70,10 @@ def layout(pilot: Pilot, example: Recording | None) -> Widgets:
                 elem_id="examples",
             )
             with gr.Row(elem_id="scene", equal_height=False):
-                family = gr.Dropdown(list(scenes.FAMILIES.items()), value=kind, label="Task", elem_id="family")
-                seed_box = gr.Number(seed, label="Scene", precision=0, elem_id="seed", min_width=120)
+                family = gr.Dropdown(
+                    list(scenes.FAMILIES.items()), value=kind, label="Task", elem_id="family", min_width=130
+                )
+                seed_box = gr.Number(seed, label="Scene", precision=0, elem_id="seed", min_width=110)
                 shuffle = gr.Button("Shuffle", elem_id="shuffle", min_width=110)
             goal = gr.Markdown(goal_line(first), elem_id="goal")
     with gr.Row(elem_id="recording"):
