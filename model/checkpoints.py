@@ -1,7 +1,8 @@
 """Where weights come from: the frozen language backbone, found or fetched once, and native checkpoints.
 
-A checkpoint is a folder: `config.json` (every size), `model.safetensors` (all parameters except the frozen backbone, by
-module path, bfloat16), `statistics.json` (of the actions it was trained on) and `meta.json` (one line about it).
+A checkpoint is a folder: `config.json` (every size), `model.safetensors` (all tensors except the frozen backbone's, by
+module path; bfloat16, coordinates float32), `statistics.json` (of the actions it was trained on) and `meta.json` (one
+line about it).
 """
 
 from __future__ import annotations
@@ -147,18 +148,10 @@ class Loaded:
     `statistics` is None for a model that has only been aligned: it answers questions but does not act.
     """
 
-    folder: Path
     model: InstructVLA
     prompter: Prompter
+    statistics: ActionStatistics | None
     about: str
-
-    @property
-    def statistics(self) -> ActionStatistics:
-        """Of the actions it was trained on. Raises `ValueError` for a model that was not trained to act."""
-        path = self.folder / "statistics.json"
-        if not path.is_file():
-            raise ValueError(f"{self.folder} was not trained to act: it has no {path.name}.")
-        return ActionStatistics.from_dict(json.loads(path.read_text()))
 
 
 def save(model: InstructVLA, folder: Path, statistics: ActionStatistics | None = None, about: str = "") -> None:
@@ -181,11 +174,11 @@ def save(model: InstructVLA, folder: Path, statistics: ActionStatistics | None =
         (folder / "statistics.json").write_text(json.dumps(statistics.to_dict(), indent=2))
 
 
-def load(folder: Path, base: Path | None = None, dtype: torch.dtype = torch.float32) -> Loaded:
+def load(folder: Path, base: Path | None = None, dtype: torch.dtype = torch.bfloat16) -> Loaded:
     """Rebuild a checkpoint from its folder and the backbone's (`base_weights` unless given).
 
-    The backbone is kept in bfloat16, the rest in `dtype`: float32 to train on, bfloat16 for speed. Raises `ValueError`
-    naming every tensor that does not match, or the file that is missing.
+    The backbone is kept in bfloat16, the rest in `dtype` (coordinates always in float32): pass float32 to train on.
+    Raises `ValueError` naming every tensor that does not match, or the file that is missing.
     """
     for name in ("config.json", "model.safetensors", "meta.json"):
         if not (folder / name).is_file():
@@ -195,9 +188,11 @@ def load(folder: Path, base: Path | None = None, dtype: torch.dtype = torch.floa
     model = InstructVLA(config)
     restore(model, folder)
     load_llama(model.decoder, base)
-    model.to(dtype).decoder.cast_base(torch.bfloat16)
+    model.store_in(dtype)
+    measured = folder / "statistics.json"
+    statistics = ActionStatistics.from_dict(json.loads(measured.read_text())) if measured.is_file() else None
     about = json.loads((folder / "meta.json").read_text())["about"]
-    return Loaded(folder, model, Prompter(load_tokenizer(base), config), about)
+    return Loaded(model, Prompter(load_tokenizer(base), config), statistics, about)
 
 
 def restore(model: InstructVLA, folder: Path) -> None:
