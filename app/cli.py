@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -41,6 +42,7 @@ def serve(
     if context.invoked_subcommand is not None:
         return
     check_model(model)
+    check_port(host, port)
     from app.page import serve as serve_page
 
     print(f"The page: http://{host}:{port}   (Ctrl+C ends it)", flush=True)
@@ -162,6 +164,17 @@ def check_model(name: str) -> None:
     """Raise `ValueError` for a model that cannot exist, before anything slow is imported."""
     if name not in ("nano", "expert") and not Path(name).is_dir():
         raise ValueError(f"There is no model {name!r}: choose nano, expert, or the folder of a checkpoint.")
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise `OSError` in one sentence where the page could not listen."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise OSError(f"Cannot listen on {host}:{port} ({reason}): try another --port or --host.") from None
 
 
 def check_learned(name: str) -> None:

@@ -146,6 +146,9 @@ class Context:
 class ActionExpert(nn.Module):
     """Latents, vision-trunk tokens and robot state to the velocity of a chunk of normalised actions."""
 
+    state_low: Tensor
+    state_high: Tensor
+
     def __init__(self, config: InstructVLAConfig) -> None:
         super().__init__()
         vision, action = config.vision, config.action
@@ -155,8 +158,9 @@ class ActionExpert(nn.Module):
         depth = vision.layers - vision.trunk_layers
         latent_dim, dim = config.decoder.dim, action.dim
         self.blocks = nn.ModuleList(Block(vision.dim, vision.heads) for _ in range(depth))
-        self.film = nn.ModuleList(nn.Linear(latent_dim, 2 * vision.dim) for _ in range(depth))
-        for film in self.film:
+        films = [nn.Linear(latent_dim, 2 * vision.dim) for _ in range(depth)]
+        self.film = nn.ModuleList(films)
+        for film in films:
             nn.init.zeros_(film.weight)
             nn.init.zeros_(film.bias)
         self.norm = nn.LayerNorm(vision.dim, eps=1e-6)

@@ -70,7 +70,7 @@ class Engine:
             self._done.set()
 
     def policy(self, think: bool) -> InstructPolicy:
-        """A fresh closed-loop policy that shares this model's weights. Raises `ValueError` if it was never taught to."""
+        """A fresh closed-loop policy on this model's weights. Raises `ValueError` if it was never taught to."""
         self.wait()
         if self.statistics is None:
             raise ValueError(f"{self.name} answers questions but has not been taught to act: train stage 1 first.")

@@ -2,8 +2,8 @@
 
 It has no memory. Every action is a function of the current snapshot alone, so it can label any state: a dropped
 object, a half-closed gripper, a tool knocked off its path. The phases of a task (go above, go down, close, carry,
-release, retreat) are told apart by what a camera also shows: where the object is, where the tool is, how far the gripper
-is open.
+release, retreat) are told apart by what a camera also shows: where the object is, where the tool is, how far the
+gripper is open.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ def _climb_first(state: Snapshot, goal: Vector) -> Vector:
     lack = goal[2] - min(state.tool[2] + 0.01, state.commanded[2])
     share = np.clip(1.0 - (lack - 0.015) / 0.03, 0.0, 1.0)
     sideways = goal[:2] - state.commanded[:2]
-    limited = sideways * min(1.0, STEP / (np.linalg.norm(sideways) + 1e-9)) * share
+    limited = sideways * min(1.0, STEP / (float(np.linalg.norm(sideways)) + 1e-9)) * share
     return np.array([*(state.commanded[:2] + limited), goal[2]])
 
 

@@ -50,9 +50,9 @@ class StepResult:
 class Episode:
     """One recorded demonstration; row t belongs to the state *before* action t.
 
-    `states` are full simulator states (dicts of arrays) from which frames can be rendered later; `keypoints` is (T, 10):
-    u, v in [0, 1] image coordinates and x, y, z [m] in the base frame of the source's centre, then of the target's
-    (for a drawer: its handle, twice); `perturbed` marks steps whose executed action was noise
+    `states` are full simulator states (dicts of arrays) from which frames can be rendered later; `keypoints` is
+    (T, 10): u, v in [0, 1] image coordinates and x, y, z [m] in the base frame of the source's centre, then of the
+    target's (for a drawer: its handle, twice); `perturbed` marks steps whose executed action was noise
     (the stored action is always the expert's); `executed` is what the robot really did.
     """
 

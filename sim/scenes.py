@@ -108,7 +108,8 @@ class Tabletop:
 
     def state(self) -> State:
         """Everything that `set_state` needs to continue from here, as flat arrays."""
-        return {**self._world.physics_state(self._layout), "progress": np.array([self._step, self._streak], dtype=float)}
+        progress = np.array([self._step, self._streak], dtype=float)
+        return {**self._world.physics_state(self._layout), "progress": progress}
 
     def set_state(self, state: State) -> None:
         """Continue from a state that `state()` gave in the same scene (same spec)."""

@@ -35,7 +35,7 @@ class Thing:
 
     @property
     def half_extent(self) -> Vector:
-        """Half sizes in the base frame [m], taking the thing for an ellipsoid (exact while it stands or lies square)."""
+        """Half sizes in the base frame [m], taking the thing for an ellipsoid (exact while it stands square)."""
         return np.sqrt(self.rotation.as_matrix() ** 2 @ (np.array(self.info.size) / 2) ** 2)
 
     @property

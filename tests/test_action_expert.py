@@ -79,7 +79,7 @@ def test_place_supervision_teaches_to_point() -> None:
     truth = torch.rand(4, 2, 5) * 0.8 + 0.1
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     first = last = 0.0
-    for step in range(60):
+    for _ in range(60):
         context = model.context(trunk, latents, proprio)
         loss = sum(place_losses(context, truth, TINY.vision.grid).values())
         optimiser.zero_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -89,9 +90,19 @@ def test_serve_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
     seen: list[tuple[Any, ...]] = []
     monkeypatch.setattr(app.page, "serve", lambda *arguments: seen.append(arguments))
-    run("--model", "expert", "--host", "0.0.0.0", "--port", "7999", "--workers", "3")
+    run("--model", "expert", "--host", "127.0.0.1", "--port", "0", "--workers", "3")
+    monkeypatch.setattr(cli, "check_port", lambda host, port: None)
     run("--model", "expert")
-    assert seen == [("expert", "0.0.0.0", 7999, 3), ("expert", "127.0.0.1", 7860, 1)]
+    assert seen == [("expert", "127.0.0.1", 0, 3), ("expert", "127.0.0.1", 7860, 1)]
+
+
+def test_a_taken_port_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        line = fail(monkeypatch, capsys, "--model", "expert", "--port", str(port))
+    assert line.startswith(f"error: Cannot listen on 127.0.0.1:{port}") and "--port" in line
 
 
 def test_evaluate_prints_a_row_per_task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

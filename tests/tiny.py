@@ -1,8 +1,8 @@
 """A whole model small enough for tests, and a byte-level tokenizer to go with it."""
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers import AddedToken as Special
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from model.config import ActionConfig, DecoderConfig, InstructVLAConfig, LoraConfig, VisionConfig
 from model.data.statistics import ActionStatistics
