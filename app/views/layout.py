@@ -71,10 +71,10 @@ def layout(pilot: Pilot, example: Recording | None) -> Widgets:
             )
             with gr.Row(elem_id="scene", equal_height=False):
                 family = gr.Dropdown(
-                    list(scenes.FAMILIES.items()), value=kind, label="Task", elem_id="family", min_width=130
+                    list(scenes.FAMILIES.items()), value=kind, label="Task", scale=3, elem_id="family", min_width=150
                 )
-                seed_box = gr.Number(seed, label="Scene", precision=0, elem_id="seed", min_width=110)
-                shuffle = gr.Button("Shuffle", elem_id="shuffle", min_width=110)
+                seed_box = gr.Number(seed, label="Scene", precision=0, scale=2, elem_id="seed", min_width=100)
+                shuffle = gr.Button("Shuffle", scale=0, elem_id="shuffle", min_width=104)
             goal = gr.Markdown(goal_line(first), elem_id="goal")
     with gr.Row(elem_id="recording"):
         with gr.Column(scale=3, min_width=320):
