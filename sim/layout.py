@@ -7,6 +7,7 @@ out is inside the camera's view and within reach of a gripper that points down.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ class Layout:
     cabinet: tuple[float, float, float] | None = None
     drawers: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Pulled-out length of the top, middle and bottom drawer [m]."""
-    light_direction: tuple[float, float, float] = (-0.4, 0.35, -1.0)
+    light_direction: tuple[float, float, float] = (-0.15, 0.12, -1.0)
     light_gain: float = 1.0
     texture: int = 0
     camera_shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -66,7 +67,9 @@ def _circles(info: ObjectInfo, x: float, y: float, yaw: float) -> tuple[NDArray[
     """Centres (n, 2) and common radius [m] of circles that cover the footprint."""
     half = np.array(info.size[:2]) / 2
     radius = float(half.min()) if info.role == "graspable" or "round" in info.shape else 0.02
-    along, across = (np.arange(-h + radius, h - radius + 0.019, 0.02) if h > radius + 0.002 else np.zeros(1) for h in half)
+    along, across = (
+        np.arange(-h + radius, h - radius + 0.019, 0.02) if h > radius + 0.002 else np.zeros(1) for h in half
+    )
     spots = np.stack(np.meshgrid(along, across), axis=-1).reshape(-1, 2)
     turn = np.array([[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]])
     return np.array([x, y]) + spots @ turn.T, radius
@@ -123,7 +126,7 @@ def draw_layout(spec: SceneSpec) -> Layout:
     generator = np.random.default_rng([spec.seed, 7])
     goal, drawer_task = spec.goal, spec.goal.kind in ("open", "close")
     wanted = [] if drawer_task else [object_id for object_id in (goal.target, goal.source) if object_id]
-    placed, poses = _Placed(), {}
+    poses: dict[str, tuple[float, float, float]] = {}
     for _ in range(50):
         placed, poses = _Placed(), {}
         for object_id in wanted:
@@ -147,7 +150,7 @@ def draw_layout(spec: SceneSpec) -> Layout:
     return Layout(poses=poses, **_draw_cabinet(spec, generator), **_draw_look(spec))
 
 
-def _draw_cabinet(spec: SceneSpec, generator: np.random.Generator) -> dict[str, tuple[float, float, float]]:
+def _draw_cabinet(spec: SceneSpec, generator: np.random.Generator) -> dict[str, Any]:
     if spec.goal.kind not in ("open", "close"):
         return {}
     x, y, yaw = CABINET_POSE
@@ -158,19 +161,19 @@ def _draw_cabinet(spec: SceneSpec, generator: np.random.Generator) -> dict[str, 
     return {"cabinet": cabinet, "drawers": (pulled[0], pulled[1], pulled[2])}
 
 
-def _draw_look(spec: SceneSpec) -> dict[str, object]:
+def _draw_look(spec: SceneSpec) -> dict[str, Any]:
     """Light, texture and camera have their own stream, so that varying the look leaves the poses alone."""
     generator = np.random.default_rng([spec.seed, 11])
-    turn = tuple(generator.uniform(-0.5, 0.5, 2))
+    tilt_x, tilt_y = (float(value) for value in generator.uniform(-0.35, 0.35, 2))
     gain = float(generator.uniform(0.75, 1.2))
     texture = int(generator.integers(TEXTURES))
-    shift = tuple(generator.uniform(-0.01, 0.01, 3))
-    tilt = tuple(generator.uniform(-np.deg2rad(1), np.deg2rad(1), 3))
-    look: dict[str, object] = {}
+    shift = tuple(float(value) for value in generator.uniform(-0.01, 0.01, 3))
+    turn = tuple(float(value) for value in generator.uniform(-np.deg2rad(1), np.deg2rad(1), 3))
+    look: dict[str, Any] = {}
     if "light" in spec.vary:
-        look.update(light_direction=(-0.4 + turn[0], 0.35 + turn[1], -1.0), light_gain=gain)
+        look.update(light_direction=(tilt_x, tilt_y, -1.0), light_gain=gain)
     if "texture" in spec.vary:
         look["texture"] = texture
     if "camera" in spec.vary:
-        look.update(camera_shift=shift, camera_turn=tilt)
+        look.update(camera_shift=shift, camera_turn=turn)
     return look

@@ -32,7 +32,9 @@ PARK_Z = -5.0
 TABLE_X, TABLE_Y = (-0.75, 0.55), (-0.75, 0.80)
 """The table's extent in the world [m]: it fills the lower part of the camera's view."""
 AMBIENT, SUN = 0.42, 1.7
-"""Grey levels of the ambient and the one directional light."""
+"""Grey levels of the ambient and the one directional light; its shadows tell how high the gripper is."""
+WORK_CENTRE = np.array([-0.15, 0.0, TABLE_Z])
+BACKDROP_X = -1.1
 
 
 def _quaternion(yaw: float) -> list[float]:
@@ -59,7 +61,12 @@ class World(BaseEnv):
             render_backend="gpu" if torch.cuda.is_available() and on_nvidia() else "cpu",
             sensor_configs={
                 CAMERA: dict(
-                    width=image_size[0], height=image_size[1], intrinsic=intrinsic, shader_pack=shader, near=0.02, far=5.0
+                    width=image_size[0],
+                    height=image_size[1],
+                    intrinsic=intrinsic,
+                    shader_pack=shader,
+                    near=0.02,
+                    far=5.0,
                 )
             },
         )
@@ -100,19 +107,14 @@ class World(BaseEnv):
         builder.add_box_collision(sapien.Pose(centre), half)
         builder.initial_pose = sapien.Pose()
         table = builder.build_static(name="table")
-        self._textures = [
-            sapien.render.RenderTexture2D(str(path), mipmap_levels=6)
-            for path in sorted((ASSETS / "textures" / "tables").glob("*"))[:TEXTURES]
-        ]
-        self._table_material = sapien.render.RenderMaterial(base_color=[1, 1, 1, 1], roughness=0.9, specular=0.1)
-        quad = _quad(
-            [(x, y, TABLE_Z) for x, y in ((TABLE_X[0], TABLE_Y[0]), (TABLE_X[1], TABLE_Y[0]))]
-            + [(x, y, TABLE_Z) for x, y in ((TABLE_X[1], TABLE_Y[1]), (TABLE_X[0], TABLE_Y[1]))],
-            self._table_material,
-            repeat=2.0,
-        )
+        (x0, x1), (y0, y1), wall = TABLE_X, TABLE_Y, BACKDROP_X
+        top = [(x0, y0, TABLE_Z), (x1, y0, TABLE_Z), (x1, y1, TABLE_Z), (x0, y1, TABLE_Z)]
+        back = [(wall, -0.4, 1.6), (wall, 1.2, 1.6), (wall, 1.2, 0.4), (wall, -0.4, 0.4)]
+        self._table_look = _Look("tables", top, repeat=3.0)
+        self._backdrop_look = _Look("backdrops", back, repeat=1.0)
         body = sapien.render.RenderBodyComponent()
-        body.attach(quad)
+        for look in (self._table_look, self._backdrop_look):
+            body.attach(look.shape)
         table._objs[0].add_component(body)
 
     def _build_object(self, info: ObjectInfo) -> Actor:
@@ -133,6 +135,8 @@ class World(BaseEnv):
         scene = self.scene.sub_scenes[0]
         scene.set_ambient_light([AMBIENT] * 3)
         self._sun = sapien.render.RenderDirectionalLightComponent()
+        self._sun.shadow, self._sun.shadow_map_size = True, 2048
+        self._sun.shadow_near, self._sun.shadow_far, self._sun.shadow_half_size = 0.0, 3.0, 0.5
         entity = sapien.Entity()
         entity.add_component(self._sun)
         scene.add_entity(entity)
@@ -183,10 +187,11 @@ class World(BaseEnv):
         direction = np.array(layout.light_direction) / np.linalg.norm(layout.light_direction)
         turn, _ = Rotation.align_vectors(direction[None], np.array([[1.0, 0.0, 0.0]]))
         x, y, z, w = turn.as_quat()
-        self._sun.entity.set_pose(sapien.Pose(q=[w, x, y, z]))
+        # The shadow map is a box along the light's axis, so the light has to stand over the work area.
+        self._sun.entity.set_pose(sapien.Pose(WORK_CENTRE - 1.5 * direction, [w, x, y, z]))
         self._sun.set_color([SUN * layout.light_gain] * 3)
-        if self._textures:
-            self._table_material.set_base_color_texture(self._textures[layout.texture % len(self._textures)])
+        self._table_look.show(layout.texture)
+        self._backdrop_look.show(layout.texture)
         x, y, z, w = Rotation.from_euler("XYZ", layout.camera_turn).as_quat()
         shift = sapien.Pose(self._camera_rest.p + np.array(layout.camera_shift), self._camera_rest.q)
         self._camera.set_local_pose(shift * sapien.Pose(q=[w, x, y, z]))
@@ -263,7 +268,7 @@ class World(BaseEnv):
         )
 
     def physics_state(self, layout: Layout) -> dict[str, NDArray[np.float64]]:
-        """Flat arrays: "robot" (16,) qpos, qvel; "commanded" (7,); "objects" (13 n,) in the layout's order; "cabinet" (6,)."""
+        """Flat arrays: "robot" (16,) qpos, qvel; "commanded" (7,); "objects" (13 n,) as laid out; "cabinet" (6,)."""
         cabinet = self.cabinet._objs[0]
         rows = []
         for object_id in layout.poses:
@@ -325,10 +330,22 @@ def _render_body(entity: sapien.Entity) -> Any:
     return entity.find_component_by_type(sapien.render.RenderBodyComponent)
 
 
-def _quad(corners: list[tuple[float, float, float]], material: Any, repeat: float) -> Any:
-    uv = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], dtype=np.float32) * repeat
-    vertices = np.array(corners, dtype=np.float32)
-    normal = np.cross(vertices[1] - vertices[0], vertices[2] - vertices[0])
-    normals = np.tile((normal / np.linalg.norm(normal)).astype(np.float32), (4, 1))
-    triangles = np.array([[0, 1, 2], [0, 2, 3]], dtype=np.uint32)
-    return sapien.render.RenderShapeTriangleMesh(vertices, triangles, normals, uv, material)
+class _Look:
+    """A flat quad whose texture can be exchanged among the pictures of one folder of `assets/textures`."""
+
+    def __init__(self, folder: str, corners: list[tuple[float, float, float]], repeat: float) -> None:
+        files = sorted((ASSETS / "textures" / folder).glob("*.jpg"))
+        if len(files) < TEXTURES:
+            raise ValueError(f"assets/textures/{folder} holds {len(files)} pictures, {TEXTURES} are needed.")
+        self._textures = [sapien.render.RenderTexture2D(str(path), mipmap_levels=6) for path in files[:TEXTURES]]
+        self._material = sapien.render.RenderMaterial(base_color=[1, 1, 1, 1], roughness=0.9, specular=0.1)
+        vertices = np.array(corners, dtype=np.float32)
+        normal = np.cross(vertices[1] - vertices[0], vertices[2] - vertices[0])
+        normals = np.tile((normal / np.linalg.norm(normal)).astype(np.float32), (4, 1))
+        uv = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], dtype=np.float32) * repeat
+        triangles = np.array([[0, 1, 2], [0, 2, 3]], dtype=np.uint32)
+        self.shape = sapien.render.RenderShapeTriangleMesh(vertices, triangles, normals, uv, self._material)
+
+    def show(self, index: int) -> None:
+        """Put on the picture with this index."""
+        self._material.set_base_color_texture(self._textures[index])
