@@ -113,9 +113,14 @@ class InstructPolicy:
         action, device = self._model.config.action, self._model.device
         noise = torch.randn((1, action.chunk, action.action_dim), generator=self._noise).to(device)
         proprio = torch.from_numpy(np.asarray(observation.proprio, np.float32))[None].to(device)
-        pixels = self._pixels(observation) if view is None else None
+        assert self._latents is not None
+        if view is None:
+            pixels = self._pixels(observation)
+            with self._guard():
+                trunk = self._model.vision.trunk(pixels)
+        else:
+            trunk = view.trunk
         with self._guard():
-            trunk = self._model.vision.trunk(pixels) if view is None else view.trunk
             chunk, context = self._model.act(trunk, self._latents, proprio, noise)
         self._prefix = self._view = None
         self._queue = list(self._statistics.unnormalise(chunk[0].float().cpu().numpy())[:EXECUTE])
