@@ -109,7 +109,7 @@ class World(BaseEnv):
         table = builder.build_static(name="table")
         (x0, x1), (y0, y1), wall = TABLE_X, TABLE_Y, BACKDROP_X
         top = [(x0, y0, TABLE_Z), (x1, y0, TABLE_Z), (x1, y1, TABLE_Z), (x0, y1, TABLE_Z)]
-        back = [(wall, -0.4, 1.6), (wall, 1.2, 1.6), (wall, 1.2, 0.4), (wall, -0.4, 0.4)]
+        back = [(wall, 1.2, 1.6), (wall, -0.4, 1.6), (wall, -0.4, 0.4), (wall, 1.2, 0.4)]
         self._table_look = _Look("tables", top, repeat=3.0)
         self._backdrop_look = _Look("backdrops", back, repeat=1.0)
         body = sapien.render.RenderBodyComponent()
