@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.attention import attend
 from model.config import InstructVLAConfig
 from model.vision import Block, pixel_shuffle
 
@@ -78,7 +79,7 @@ class ExpertLayer(nn.Module):
         self,
         x: Tensor,
         positions: tuple[Tensor, Tensor],
-        mask: Tensor | None = None,
+        bias: Tensor | None = None,
         past: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """(B, L, D) to (B, L, D), and this layer's (keys, values) of shape (B, heads, L, D / heads)."""
@@ -87,7 +88,7 @@ class ExpertLayer(nn.Module):
         own = (key, value)
         if past is not None:
             key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        attended = attend(query, key, value, bias)
         x = x + self.out(attended.transpose(1, 2).flatten(2))
         gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
         return x + self.down(F.silu(gate) * up), own
@@ -203,12 +204,12 @@ class ActionExpert(nn.Module):
         conditioning = [thought, self.place_embed(where), self.state_embed(fourier(state))[:, None]]
         x = torch.cat([visual, *(token.to(visual.dtype) for token in conditioning)], dim=1)
         length, seen = x.shape[1], visual.shape[1]
-        mask = torch.ones(length, length, dtype=torch.bool, device=x.device)
-        mask[:seen, seen:] = False
+        bias = torch.zeros(length, length, device=x.device)
+        bias[:seen, seen:] = -torch.inf
         positions = self._positions(length, 0, x.device)
         cache = []
         for layer in self.layers:
-            x, own = layer(x, positions, mask=mask)
+            x, own = layer(x, positions, bias=bias)
             cache.append(own)
         return Context(cache, length, heat, points, places)
 

@@ -31,11 +31,11 @@ def joint_velocity(
     length, chunk = context_input.shape[1], noisy.shape[1]
     when = time_embedding(time, TINY.action.dim)[:, None].expand(-1, chunk, -1)
     x = torch.cat([context_input, model.action_time(torch.cat([when, model.action_in(noisy)], -1))], 1)
-    mask = torch.ones(length + chunk, length + chunk, dtype=torch.bool)
-    mask[:seen, seen:] = False
-    mask[:length, length:] = False
+    bias = torch.zeros(length + chunk, length + chunk)
+    bias[:seen, seen:] = -torch.inf
+    bias[:length, length:] = -torch.inf
     for layer in model.layers:
-        x, _ = layer(x, model._positions(length + chunk, 0, x.device), mask=mask)
+        x, _ = layer(x, model._positions(length + chunk, 0, x.device), bias=bias)
     return model.action_head(model.out_norm(x[:, length:]).flatten(1)).unflatten(-1, noisy.shape[1:])
 
 
@@ -94,4 +94,4 @@ def test_point_outside_the_picture_only_trains_its_place() -> None:
     context = expert().context(*inputs())
     truth = torch.full((2, 2, 5), 2.0)
     losses = place_losses(context, truth, TINY.vision.grid)
-    assert float(losses["patch"]) == 0 and float(losses["point"]) == 0 and float(losses["place"]) > 0
+    assert losses["patch"].item() == 0 and losses["point"].item() == 0 and losses["place"].item() > 0
