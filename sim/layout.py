@@ -41,7 +41,7 @@ class Layout:
     cabinet: tuple[float, float, float] | None = None
     drawers: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Pulled-out length of the top, middle and bottom drawer [m]."""
-    light_direction: tuple[float, float, float] = (-0.15, 0.12, -1.0)
+    light_direction: tuple[float, float, float] = (-0.4, 0.35, -1.0)
     light_gain: float = 1.0
     texture: int = 0
     camera_shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
