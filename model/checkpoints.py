@@ -182,7 +182,7 @@ def load(folder: Path, base: Path | None = None, dtype: torch.dtype = torch.bflo
     """
     for name in ("config.json", "model.safetensors", "meta.json"):
         if not (folder / name).is_file():
-            raise ValueError(f"{folder} is not a complete checkpoint: {name} is missing.")
+            raise ValueError(f"{folder.name} is not a complete checkpoint: {name} is missing.")
     base = base or base_weights()
     config = InstructVLAConfig.load(folder / "config.json")
     model = InstructVLA(config)
@@ -207,5 +207,5 @@ def restore(model: InstructVLA, folder: Path) -> None:
         if stored[name].shape != wanted[name].shape
     ]
     if problems:
-        raise ValueError(f"{folder} does not fit the model: " + "; ".join(sorted(problems)))
+        raise ValueError(f"{folder.name} does not fit the model: " + "; ".join(sorted(problems)))
     model.load_state_dict(stored, strict=False)

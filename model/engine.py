@@ -61,6 +61,8 @@ class Engine:
             self.model: InstructVLA = loaded.model
             self.prompter: Prompter = loaded.prompter
             self.statistics, self.about = loaded.statistics, loaded.about
+            if self.model.config.lora.experts == 1:
+                self.model.decoder.merge()
             self.model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
             self.state = "ready"
         except Exception as error:
