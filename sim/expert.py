@@ -32,11 +32,15 @@ STEM_OPENING = 0.14
 REACH = 0.485
 """Longest distance from the shoulder to the wrist that keeps the elbow bent [m]."""
 SHOULDER_Z, WRIST_ABOVE_TOOL = 0.111, 0.159
+ASTRAY = 0.065
+"""A free arm never lags this far behind its command [m]."""
 CLOSE, OPEN = 0.0, 1.0
 
 
 def expert_action(goal: Goal, state: Snapshot) -> Action:
     """The action (7,) float32 that serves `goal` best in `state`."""
+    if np.linalg.norm(state.commanded - state.tool) > ASTRAY:
+        return _unwind(state)
     if goal.kind in ("open", "close"):
         return _work_drawer(goal, state)
     assert goal.source is not None
@@ -103,7 +107,8 @@ def _between_fingers(state: Snapshot, thing: Thing) -> bool:
 
 def _held(state: Snapshot, thing: Thing) -> bool:
     """Whether the fingers have closed onto the thing."""
-    return state.opening < min(_contact_opening(thing) + 0.06, 0.92) and _between_fingers(state, thing)
+    closed = state.opening < min(_contact_opening(thing) + 0.06, 0.92) or thing.info.id in state.pressed
+    return closed and _between_fingers(state, thing)
 
 
 def _destination(goal: Goal, state: Snapshot, source: Thing, target: Thing) -> tuple[Vector, float, float]:
@@ -184,6 +189,11 @@ def _retreat(state: Snapshot) -> Action:
     return _move(state, goal, None, OPEN)
 
 
+def _unwind(state: Snapshot) -> Action:
+    """Something blocks the arm, or its goal is out of reach: take the command back to just above where the tool is."""
+    return _move(state, state.tool + np.array([0.0, 0.0, STEP]), None, OPEN if state.opening > 0.5 else CLOSE)
+
+
 def _highest_between(state: Snapshot, goal: Vector, exclude: Thing) -> float:
     """Top of the highest other thing that the hand passes on its straight way to `goal` [m]."""
     start, way = state.tool[:2], goal[:2] - state.tool[:2]
@@ -200,18 +210,23 @@ def _highest_between(state: Snapshot, goal: Vector, exclude: Thing) -> float:
 
 def _climb_first(state: Snapshot, goal: Vector) -> Vector:
     """Hold back sideways motion while the tool is well below the height it should have by now."""
-    lack = goal[2] - min(state.tool[2] + 0.01, state.commanded[2])
+    lack = min(goal[2], _ceiling(state.commanded)) - min(state.tool[2] + 0.01, state.commanded[2])
     share = np.clip(1.0 - (lack - 0.015) / 0.03, 0.0, 1.0)
     sideways = goal[:2] - state.commanded[:2]
     limited = sideways * min(1.0, STEP / (float(np.linalg.norm(sideways)) + 1e-9)) * share
     return np.array([*(state.commanded[:2] + limited), goal[2]])
 
 
+def _ceiling(point: Vector) -> float:
+    """Highest tool z over `point` (x, y, ...) that the arm reaches with the gripper pointing down [m]."""
+    room = REACH**2 - float(point[0] ** 2 + point[1] ** 2)
+    return SHOULDER_Z - WRIST_ABOVE_TOOL + float(np.sqrt(max(room, 0.0)))
+
+
 def _move(state: Snapshot, goal: Vector, yaw: float | None, gripper: float, pitch: float = 0.0) -> Action:
     """One clipped step of the commanded tool pose towards a goal; yaw None keeps the heading."""
     goal = goal.copy()
-    reach = REACH**2 - float(goal[0] ** 2 + goal[1] ** 2)
-    goal[2] = min(goal[2], SHOULDER_Z - WRIST_ABOVE_TOOL + float(np.sqrt(max(reach, 0.0))))
+    goal[2] = min(goal[2], _ceiling(goal))
     delta = goal - state.commanded
     delta *= min(1.0, STEP / (float(np.linalg.norm(delta)) + 1e-9))
     heading = float(state.commanded_rotation.as_euler("XYZ")[2]) if yaw is None else yaw

@@ -63,6 +63,8 @@ class Snapshot:
     opening: float
     """Gripper opening 0..1."""
     things: dict[str, Thing]
+    pressed: frozenset[str]
+    """Ids of the things that both fingers press on."""
     drawers: dict[str, float]
     """Pulled-out length [m] of "top", "middle", "bottom"; empty without a cabinet."""
     handles: dict[str, Vector]

@@ -5,6 +5,7 @@ Objects that a scene does not use are parked: taken out of physics and rendering
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ PARK_Z = -5.0
 TABLE_X, TABLE_Y = (-0.75, 0.55), (-0.75, 0.80)
 """The table's extent in the world [m]: it fills the lower part of the camera's view."""
 AMBIENT, SUN = 0.42, 1.7
-"""Grey levels of the ambient and the one directional light. No shadows: a shadow map doubles a frame's cost on a CPU."""
+"""Grey levels of the ambient and the one directional light, which casts no shadow: a shadow map costs CPU time."""
 BACKDROP_X = -1.1
 
 
@@ -259,9 +260,20 @@ class World(BaseEnv):
             commanded_rotation=_rotation(quaternion) * POINTING_DOWN.inv(),
             opening=openness(self.finger_position()),
             things=things,
+            pressed=self._pressed(things),
             drawers=drawers,
             handles=handles,
         )
+
+    def _pressed(self, object_ids: Iterable[str]) -> frozenset[str]:
+        bodies = {self.actors[object_id]._bodies[0]: object_id for object_id in object_ids}
+        fingers = [link._objs[0] for link in (self.agent.finger1_link, self.agent.finger2_link)]
+        touching: dict[str, set[int]] = {}
+        for contact in self.scene.px.get_contacts():
+            for body, other in (contact.bodies, contact.bodies[::-1]):
+                if body in bodies and other in fingers and any(np.any(point.impulse) for point in contact.points):
+                    touching.setdefault(bodies[body], set()).add(fingers.index(other))
+        return frozenset(object_id for object_id, sides in touching.items() if len(sides) == 2)
 
     def physics_state(self, layout: Layout) -> dict[str, NDArray[np.float64]]:
         """Flat arrays: "robot" (16,) qpos, qvel; "commanded" (7,); "objects" (13 n,) as laid out; "cabinet" (6,)."""
