@@ -105,6 +105,7 @@ def collect(
     workers: Workers = 2,
     seed_start: Annotated[int, typer.Option(min=0, help="First scene seed.")] = 0,
     render: Annotated[bool, typer.Option("--render/--states-only", help="Store frames, missing ones too.")] = True,
+    lerobot: Annotated[Path | None, typer.Option(help="Then write the set here as a LeRobotDataset v3.")] = None,
 ) -> None:
     """Record the scripted expert (with disturbances and recoveries), or take still pictures of scenes."""
     from app.collecting import collect_episodes, collect_scenes, parse_kinds, render_missing
@@ -120,6 +121,11 @@ def collect(
         print(f"{tally.recorded} recorded, {len(tally.failed)} dropped (the expert failed), {len(tally.errors)} errors")
     if render:
         print(f"{render_missing(out, workers)} episodes rendered afterwards")
+    if lerobot is not None:
+        from model.data.lerobot import export_lerobot
+
+        export_lerobot(out, lerobot)
+        print(f"{out} exported to {lerobot}")
 
 
 @cli.command()

@@ -34,7 +34,7 @@ def episode(seed: int, steps: int = 10) -> Episode:
     place = np.array([u, v, 0.2 + 0.2 * v, 0.2 * (u - 0.5), 0.02], np.float32)
     actions = np.tile(np.array([0.02 * v, 0.02 * (u - 0.5), -0.01, 0, 0, 0, 1], np.float32), (steps, 1))
     proprio = np.zeros((steps, 8), np.float32)
-    proprio[:, :3] = [0.3, 0, 0.1] + np.cumsum(actions[:, :3], 0)
+    proprio[:, :3] = np.cumsum(actions[:, :3], 0) + np.array([0.3, 0, 0.1])
     perturbed = np.zeros(steps, bool)
     perturbed[4] = seed % 2 == 0
     return Episode(
