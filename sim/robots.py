@@ -7,6 +7,7 @@ from ManiSkill's own Bridge agent, which is subclassed; the URDF and its meshes 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sapien
@@ -41,10 +42,12 @@ class WidowX(WidowX250SBridgeDatasetFlatTable):
         },
     )
 
-
-def to_base(point: NDArray[np.floating]) -> NDArray[np.float64]:
-    """World point(s) (..., 3) [m] in the robot's base frame: the base is turned by half a turn about z."""
-    return (np.asarray(point, dtype=np.float64) - BASE_POSE.p) * (-1.0, -1.0, 1.0)
+    @property
+    def _controller_configs(self) -> dict[str, Any]:
+        configs: dict[str, Any] = super()._controller_configs
+        for config in configs.values():
+            config["gripper"].mimic = {"right_finger": {"joint": "left_finger"}}
+        return configs
 
 
 def tool_rpy(quaternion_wxyz: NDArray[np.floating]) -> NDArray[np.float64]:

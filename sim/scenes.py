@@ -9,7 +9,7 @@ from sim.expert import expert_action
 from sim.interface import ACTION_DIM, Action, Observation, StepResult
 from sim.layout import Layout, draw_layout
 from sim.robots import openness, tool_rpy
-from sim.snapshot import Snapshot, Thing
+from sim.snapshot import Snapshot
 from sim.success import HOLD_STEPS, satisfied
 from sim.tasks import SceneSpec
 from sim.world import FULL_SIZE, World
@@ -61,7 +61,11 @@ class Tabletop:
         return StepResult(self.observe(render), success, success or self._step >= self._active.limit)
 
     def observe(self, render: bool = True) -> Observation:
-        """What the robot sees and feels now."""
+        """What the robot sees and feels now.
+
+        The tool's pose is the one that the controller is heading for, because that is what an action is added to: the
+        arm itself lags up to 4 cm behind, and a policy without memory could not tell how far it has already asked for.
+        """
         position, quaternion = self._world.commanded_pose()
         proprio = np.array(
             [*position, *tool_rpy(quaternion), 0.0, openness(self._world.finger_position())], dtype=np.float32
@@ -115,10 +119,6 @@ class Tabletop:
         """Continue from a state that `state()` gave in the same scene (same spec)."""
         self._world.set_physics_state(self._layout, state)
         self._step, self._streak = (int(value) for value in np.asarray(state["progress"]))
-
-    def first_things(self) -> dict[str, Thing]:
-        """The things as the scene began."""
-        return self._first
 
     def close(self) -> None:
         """Free the simulator."""

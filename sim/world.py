@@ -315,18 +315,13 @@ class World(BaseEnv):
             colour = (np.clip(colour, 0.0, 1.0) * 255).astype(np.uint8)
         return np.ascontiguousarray(colour[..., :3])
 
-    def project(self, point: NDArray[np.floating]) -> tuple[float, float]:
-        """World point [m] to (u, v), 0..1 inside the image."""
-        eye = self.agent.robot.links_map["base_link"]._objs[0].entity.pose * self._camera.local_pose
-        forward, left, up = (eye.inv() * sapien.Pose(point)).p
+    def project_base(self, point: NDArray[np.floating]) -> tuple[float, float]:
+        """Point in the robot's base frame [m] to (u, v), 0..1 inside the image."""
+        forward, left, up = (self._camera.local_pose.inv() * sapien.Pose(point)).p
         camera = self._camera
         u = (camera.cx - camera.fx * left / forward) / camera.width
         v = (camera.cy - camera.fy * up / forward) / camera.height
         return float(u), float(v)
-
-    def project_base(self, point: NDArray[np.floating]) -> tuple[float, float]:
-        """Point in the robot's base frame [m] to (u, v), 0..1 inside the image."""
-        return self.project((BASE_POSE * sapien.Pose(point)).p)
 
 
 def _rotation(quaternion_wxyz: NDArray[np.floating]) -> Rotation:
