@@ -94,6 +94,32 @@ class ExpertLayer(nn.Module):
         return x + self.down(F.silu(gate) * up), own
 
 
+class Standardise(nn.Module):
+    """Centre and scale by running statistics, the same in training and in use.
+
+    Latents share a large constant part (five times their spread, on the nano) in which the instruction would drown.
+    """
+
+    def __init__(self, shape: tuple[int, ...], momentum: float = 0.01) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("square", torch.ones(shape))
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, *shape) to the same, float32, of about zero mean and unit spread. Training mode updates the statistics."""
+        x = x.float()
+        if self.training:
+            with torch.no_grad():
+                self.seen += 1
+                share = (1 / self.seen).clamp_min(self.momentum)  # a plain average first, then a moving one
+                self.mean.lerp_(x.detach().mean(0), share)
+                self.square.lerp_(x.detach().square().mean(0), share)
+        spread = (self.square - self.mean.square()).clamp_min(1e-4).sqrt()
+        return ((x - self.mean) / spread).clamp(-8, 8)
+
+
 class Pointer(nn.Module):
     """Where the latents point: attention over patches, refined below patch size, lifted to the base frame."""
 
@@ -165,6 +191,7 @@ class ActionExpert(nn.Module):
             nn.init.zeros_(film.weight)
             nn.init.zeros_(film.bias)
         self.norm = nn.LayerNorm(vision.dim, eps=1e-6)
+        self.latent_norm = Standardise((config.queries, latent_dim))
         self.visual_projector = mlp(vision.dim * vision.shuffle**2, dim, dim)
         self.latent_projector = mlp(latent_dim, dim, dim)
         self.pointer = Pointer(config.queries * dim, vision.dim, dim, vision.grid)
@@ -192,6 +219,7 @@ class ActionExpert(nn.Module):
 
     def context(self, trunk: Tensor, latents: Tensor, proprio: Tensor) -> Context:
         """Encode one observation: trunk (B, 1 + N, Dv), latents (B, Q, D), raw proprio (B, 8)."""
+        latents = self.latent_norm(latents)
         features = self.look(trunk, latents)
         visual = self.visual_projector(pixel_shuffle(features, self.grid, self.shuffle))
         thought = self.latent_projector(latents)

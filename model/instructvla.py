@@ -115,8 +115,8 @@ class InstructVLA(nn.Module):
 
     @staticmethod
     def is_exact(name: str) -> bool:
-        """Whether a tensor carries coordinates, which bfloat16 would round to whole pixels or millimetres."""
-        return name.startswith(("action_expert.pointer.", "action_expert.state_"))
+        """Whether a tensor carries coordinates or statistics, which bfloat16 would round to pixels or millimetres."""
+        return name.startswith(tuple(f"action_expert.{part}" for part in ("pointer.", "state_", "latent_norm.")))
 
     @staticmethod
     def is_base(name: str) -> bool:

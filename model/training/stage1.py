@@ -134,8 +134,13 @@ def groups(model: InstructVLA) -> list[Group]:
 
 
 def begin(aligned: Path, episodes: EpisodeDataset) -> tuple[InstructVLA, Prompter, ActionStatistics]:
-    """The aligned model with an action expert that starts from its vision tail and the data's state range."""
+    """The model to train on: with an action expert that starts from the aligned vision tail and the data's state range.
+
+    A checkpoint that acts already goes on as it is, with its own statistics: say, with more data.
+    """
     loaded = checkpoints.load(aligned, dtype=torch.float32)
+    if loaded.statistics is not None:
+        return loaded.model, loaded.prompter, loaded.statistics
     model, statistics = loaded.model, episodes.statistics()
     expert, trunk_layers = model.action_expert, model.config.vision.trunk_layers
     expert.blocks.load_state_dict(model.vision.blocks[trunk_layers:].state_dict())

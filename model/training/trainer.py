@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -96,19 +98,27 @@ def train(
     `batch_at(step)` prepares a batch (in a thread, when `workers` > 0); it must depend on nothing but the step.
     `losses(batch)` runs the model under autocast and returns what to log, "loss" being what is minimised.
     `evaluate()` runs without gradients, in eval mode; `keep()` saves the model whenever it scored best.
+    Under `torchrun` every process takes its own batches and gradients are averaged; the first one evaluates and saves.
     """
+    if "RANK" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     run = _Run(model, groups, config)
     start = run.resume()
     device = next(model.parameters()).device
     model.train()
-    with tqdm(total=config.steps, initial=start, unit="step", dynamic_ncols=True) as bar:
-        for step, batch in _ahead(batch_at, start, config.steps, config.workers):
-            torch.manual_seed(hash((config.seed, step)) & 0x7FFF_FFFF)
+    bar = tqdm(total=config.steps, initial=start, unit="step", dynamic_ncols=True, disable=run.rank > 0)
+    with bar:
+        for step, batch in _ahead(lambda s: batch_at(run.draw(s)), start, config.steps, config.workers):
+            torch.manual_seed(hash((config.seed, run.draw(step))) & 0x7FFF_FFFF)
             with _fast(device.type, config.bf16):
                 parts = losses(batch)
             run.update(step, parts)
             bar.update()
             last = step + 1 == config.steps or run.out_of_time()
+            if run.rank > 0:
+                if last:
+                    return step + 1
+                continue
             if step % config.log_every == 0 or last:
                 bar.set_postfix(
                     {name: f"{value:.4g}" for name, value in run.log(step, parts).items() if "loss" in name}
@@ -144,9 +154,11 @@ class _Run:
         self.parameters = [p for group in lists for p in group["params"]]
         self.peaks = [group.lr for group in groups]
         self.optimizer = torch.optim.AdamW(lists, fused=True)
+        self.buffers = dict(model.named_buffers())
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.best: float | None = None
         self.skipped = 0
-        self.started, self.before = time.monotonic(), 0.0
+        self.started, self.before, self.agreed = time.monotonic(), 0.0, 0.0
         config.folder.mkdir(parents=True, exist_ok=True)
         self.state, self.metrics = config.folder / "state.pt", config.folder / "metrics.jsonl"
 
@@ -155,19 +167,20 @@ class _Run:
             self.metrics.unlink(missing_ok=True)
             return 0
         state = torch.load(self.state, map_location="cpu", weights_only=True)
-        if set(state["weights"]) != set(self.named):
+        if set(state["weights"]) != set(self.named) | set(self.buffers):
             raise ValueError(f"{self.state} belongs to another model: give a fresh folder, or delete it to start over.")
         with torch.no_grad():
-            for name, parameter in self.named.items():
-                parameter.copy_(state["weights"][name])
+            for name, tensor in (self.named | self.buffers).items():
+                tensor.copy_(state["weights"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best, self.before, self.skipped = state["best"], state["seconds"], state["skipped"]
+        self.agreed = self.before
         lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
         self.metrics.write_text("".join(f"{x}\n" for x in lines if json.loads(x)["step"] < state["step"]))
         return int(state["step"])
 
     def save(self, step: int) -> None:
-        weights = {name: p.detach().cpu() for name, p in self.named.items()}
+        weights = {name: tensor.detach().cpu() for name, tensor in (self.named | self.buffers).items()}
         state = {"step": step, "weights": weights, "optimizer": self.optimizer.state_dict()}
         state |= {"best": self.best, "seconds": self.seconds(), "skipped": self.skipped}
         temporary = self.state.with_suffix(".tmp")
@@ -180,6 +193,8 @@ class _Run:
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * scale
         parts["loss"].backward()
+        if self.world > 1:
+            self.agree()
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
         if torch.isfinite(norm):
             self.optimizer.step()
@@ -197,8 +212,26 @@ class _Run:
             share = max(share, self.seconds() / (60 * self.config.minutes))
         return rise * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
+    def draw(self, step: int) -> int:
+        """Which of all batches this process takes at a step."""
+        return step * self.world + self.rank
+
+    def agree(self) -> None:
+        """Average gradients, buffers and the clock over all processes, so that they stay copies of one another."""
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
+        tensors = [*gradients, *self.buffers.values()]
+        clock = torch.tensor([self.before + time.monotonic() - self.started], device=tensors[0].device)
+        flat = torch.cat([tensor.flatten().float() for tensor in (*tensors, clock)])
+        dist.all_reduce(flat)
+        flat /= self.world
+        for tensor, mean in zip(tensors, flat.split([t.numel() for t in (*tensors, clock)]), strict=False):
+            tensor.copy_(mean.view_as(tensor))
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.agreed = float(flat[-1])
+
     def seconds(self) -> float:
-        return self.before + time.monotonic() - self.started
+        return self.agreed if self.world > 1 else self.before + time.monotonic() - self.started
 
     def out_of_time(self) -> bool:
         return self.config.minutes is not None and self.seconds() >= 60 * self.config.minutes
