@@ -108,7 +108,7 @@ class Standardise(nn.Module):
         self.register_buffer("seen", torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, *shape) to the same, float32, of about zero mean and unit spread. Training mode updates the statistics."""
+        """(B, *shape) to the same, float32, of about zero mean and unit spread. In training the statistics follow."""
         x = x.float()
         if self.training:
             with torch.no_grad():
