@@ -27,6 +27,8 @@ from model.vision import preprocess
 
 THINK_SHARE, MOTION_SHARE = 0.5, 0.1
 """Of the sequences: reply then act, language motion then act; the rest acts directly."""
+FIRST_SHARE = 0.6
+"""Of the sequences, those that start where an episode starts, as the first plan of every rollout does."""
 SEQUENCES, FRAMES, DRAWS = 3, 7, 4
 """Per step: decoder sequences, pictures per sequence, noise samples per picture."""
 PLACE_WEIGHTS = {"patch": 0.2, "point": 20.0, "place": 20.0}
@@ -65,7 +67,8 @@ class ActionData:
     def __call__(self, step: int) -> ActionBatch:
         """The batch of one training step."""
         random = np.random.default_rng([self.seed, step])
-        return self.batch([tuple(self.steps[i]) for i in self.order(step)], random)
+        starts = [tuple(self.steps[i]) for i in self.order(step)]
+        return self.batch([(e, 0 if random.random() < FIRST_SHARE else t) for e, t in starts], random)
 
     def batch(self, starts: list[tuple[int, int]], random: np.random.Generator) -> ActionBatch:
         """A batch whose sequences start at the given (episode, step)."""
