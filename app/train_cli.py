@@ -41,13 +41,14 @@ def stage1(
     steps: Steps = 20_000,
     minutes: Minutes = None,
     seed: Seed = 0,
+    freeze_language: Annotated[bool, typer.Option("--freeze-language", help="Train the action expert alone.")] = False,
     resume: Resume = False,
 ) -> None:
     """Action pre-training: language loss, flow matching and pointing, from the aligned model."""
     from model.training.stage1 import run
 
     check_folder(out, resume)
-    run(data, aligned, out, minutes=minutes, steps=steps, seed=seed)
+    run(data, aligned, out, minutes=minutes, steps=steps, seed=seed, freeze_language=freeze_language)
 
 
 def check_folder(out: Path, resume: bool) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from model.data.episodes import EpisodeDataset, EpisodeWriter
 from model.instructvla import InstructVLA
-from model.prompts import Prompter
+from model.prompts import Prompter, collate
 from model.training import stage1
 from sim.interface import Episode
 from tests.tiny import TINY, byte_tokenizer
@@ -90,6 +90,22 @@ def test_actions_after_a_random_push_do_not_count(data: EpisodeDataset, model: I
     index = next(i for i, other in enumerate(data) if other is row)
     valid = batches(data, model)._observation(row, index, 2)[3]
     assert valid.tolist() == [True, True, True] + [False] * (TINY.action.chunk - 3)
+
+
+def test_frozen_language_gives_the_same_losses_from_remembered_latents(
+    data: EpisodeDataset, model: InstructVLA
+) -> None:
+    source = stage1.FrozenLanguageData(data, Prompter(byte_tokenizer(), TINY), model, data.statistics(), seed=0)
+    batch = source(0)
+    assert batch.latents is not None and len(batch.latents) == len(batch.pixels)
+    stage1.groups(model, freeze_language=True)
+    stage1.losses(model, batch)["loss"].backward()
+    assert all(p.grad is None for name, p in model.named_parameters() if not name.startswith("action_expert."))
+    row = data[0]
+    with torch.no_grad():
+        view = model.eval().encode(source._pixels(0, 0)[None])
+        _, latents = model.language(collate([source.prompter.act_example(row.instruction)]), view)
+    torch.testing.assert_close(source.latents[0][0].float(), latents[0], atol=0.05, rtol=0.05)
 
 
 def test_learns_to_act_and_to_point(data: EpisodeDataset, model: InstructVLA) -> None:

@@ -4,6 +4,9 @@ Loss = LM + flow matching (weights 1 : 1, reference recipe) + place supervision.
 the action expert; vision tower and connector stay as aligned. Each decoder pass is amortised: its latents serve
 `frames` pictures of the same episode that are up to `REFRESH` control steps younger, which is also how the policy uses
 them, and each picture serves `draws` noise samples.
+
+Once the language part has settled, `freeze_language` trains the action expert alone: latents are read once per episode
+and remembered, so that every picture of a batch can come from another episode at a third of the cost.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from tqdm import tqdm
 
 from model import checkpoints
 from model.data.episodes import EpisodeDataset, EpisodeRow
@@ -22,7 +27,7 @@ from model.data.statistics import ActionStatistics
 from model.instructvla import InstructVLA
 from model.policy import REFRESH
 from model.prompts import Batch, Prompter, PromptIds, collate
-from model.training.trainer import Group, ShuffledOrder, TrainingConfig, train
+from model.training.trainer import Group, ShuffledOrder, TrainingConfig, join_processes, train
 from model.vision import preprocess
 
 THINK_SHARE, MOTION_SHARE = 0.5, 0.1
@@ -37,10 +42,11 @@ EXPERT_LR, LORA_LR, TAIL_LR = 5e-4, 4e-4, 1e-4
 
 @dataclass
 class ActionBatch:
-    """`SEQUENCES` prompts and their pictures, then `SEQUENCES` x `FRAMES` observations with targets."""
+    """`SEQUENCES` prompts and their pictures, or latents that are known; then observations with targets."""
 
-    prompts: Batch
-    first: Tensor
+    prompts: Batch | None
+    first: Tensor | None
+    latents: Tensor | None
     pixels: Tensor
     proprio: Tensor
     actions: Tensor
@@ -49,7 +55,7 @@ class ActionBatch:
 
     def to(self, device: torch.device) -> ActionBatch:
         """Move every tensor."""
-        moved = {name: value.to(device) for name, value in vars(self).items()}
+        moved = {name: None if value is None else value.to(device) for name, value in vars(self).items()}
         return ActionBatch(**moved)
 
 
@@ -80,7 +86,7 @@ class ActionData:
             later = start + random.integers(0, min(REFRESH, len(row) - start), FRAMES)
             rest += [self._observation(row, episode, int(t)) for t in later]
         columns = [torch.stack(column) for column in zip(*rest, strict=True)]
-        return ActionBatch(collate(prompts), torch.stack(first), *columns)
+        return ActionBatch(collate(prompts), torch.stack(first), None, *columns)
 
     def _prompt(self, row: EpisodeRow, step: int, random: np.random.Generator) -> PromptIds:
         draw = random.random()
@@ -108,14 +114,55 @@ class ActionData:
         )
 
 
+class FrozenLanguageData(ActionData):
+    """The same without a decoder pass: latents of both modes, read from each episode's first picture, are remembered."""
+
+    def __init__(
+        self, episodes: EpisodeDataset, prompter: Prompter, model: InstructVLA, statistics: ActionStatistics, seed: int
+    ) -> None:
+        super().__init__(episodes, prompter, model, statistics, seed)
+        self.order = ShuffledOrder(len(self.steps), SEQUENCES * FRAMES, seed)
+        self.latents = self._remember(model)
+
+    def __call__(self, step: int) -> ActionBatch:
+        """The batch of one training step."""
+        random = np.random.default_rng([self.seed, step])
+        chosen = [tuple(self.steps[i]) for i in self.order(step)]
+        known = [self.latents[episode][int(random.random() < THINK_SHARE)] for episode, _ in chosen]
+        rows = [self._observation(self.episodes[episode], episode, t) for episode, t in chosen]
+        return ActionBatch(None, None, torch.stack(known).float(), *map(torch.stack, zip(*rows, strict=True)))
+
+    @torch.no_grad()
+    def _remember(self, model: InstructVLA) -> dict[int, Tensor]:
+        """(2, Q, D) per episode: after acting directly, after thinking. Several processes share the work."""
+        join_processes()
+        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        model.eval()
+        own = {}
+        for index in tqdm(range(rank, len(self.episodes), world), unit="episode", disable=rank > 0):
+            row = self.episodes[index]
+            prompts = [self.prompter.act_example(row.instruction), self.prompter.think_example(row.instruction, row.reply)]
+            with torch.autocast(model.device.type, torch.bfloat16):
+                view = model.encode(self._pixels(index, 0)[None].to(model.device).expand(2, -1, -1, -1))
+                own[index] = model.language(collate(prompts).to(model.device), view)[1].cpu().bfloat16()
+        shares: list[dict[int, Tensor] | None] = [own] * world
+        if world > 1:
+            dist.all_gather_object(shares, own)
+        return {index: latents for share in shares if share for index, latents in share.items()}
+
+
 def losses(model: InstructVLA, batch: ActionBatch) -> dict[str, Tensor]:
     """All terms and their weighted sum, "loss"."""
     batch = batch.to(model.device)
-    with torch.no_grad():  # the aligned vision tower is frozen, so the expert's pictures share one trunk pass
-        view = model.encode(batch.first)
+    with torch.no_grad():  # the aligned vision tower is frozen
         trunk = model.vision.trunk(batch.pixels)
-    lm, latents = model.language(batch.prompts, view)
-    latents = latents.repeat_interleave(len(batch.pixels) // len(batch.first), 0)
+        view = model.encode(batch.first) if batch.first is not None else None
+    if batch.latents is not None:
+        lm, latents = torch.zeros(()), batch.latents
+    else:
+        assert batch.prompts is not None and view is not None
+        lm, latents = model.language(batch.prompts, view)
+        latents = latents.repeat_interleave(len(trunk) // len(latents), 0)
     parts = model.action_losses(
         trunk, latents, batch.proprio, batch.actions, batch.valid, batch.places, DRAWS if model.training else 1
     )
@@ -123,7 +170,7 @@ def losses(model: InstructVLA, batch: ActionBatch) -> dict[str, Tensor]:
     return {"loss": lm + parts["flow"] + extra, "lm": lm, **parts}
 
 
-def groups(model: InstructVLA) -> list[Group]:
+def groups(model: InstructVLA, freeze_language: bool = False) -> list[Group]:
     """What stage 1 trains, and how fast. Freezes everything else."""
     model.requires_grad_(False)
     expert = model.action_expert
@@ -131,9 +178,13 @@ def groups(model: InstructVLA) -> list[Group]:
     pretrained = {id(parameter) for parameter in tail}
     fresh = [parameter for parameter in expert.parameters() if id(parameter) not in pretrained]
     lora = [p for name, p in model.decoder.named_parameters() if not InstructVLA.is_base(f"decoder.{name}")]
-    for parameter in (*tail, *fresh, *lora):
-        parameter.requires_grad_(True)
-    return [Group(fresh, EXPERT_LR), Group(lora, LORA_LR), Group(tail, TAIL_LR)]
+    chosen = [Group(fresh, EXPERT_LR), Group(tail, TAIL_LR)]
+    if not freeze_language:
+        chosen.append(Group(lora, LORA_LR))
+    for group in chosen:
+        for parameter in group.parameters:
+            parameter.requires_grad_(True)
+    return chosen
 
 
 def begin(aligned: Path, episodes: EpisodeDataset) -> tuple[InstructVLA, Prompter, ActionStatistics]:
@@ -171,7 +222,14 @@ def _slices(values: np.ndarray, size: int) -> Iterator[np.ndarray]:
 
 
 def run(
-    data: Path, aligned: Path, out: Path, *, minutes: float | None = None, steps: int = 20_000, seed: int = 0
+    data: Path,
+    aligned: Path,
+    out: Path,
+    *,
+    minutes: float | None = None,
+    steps: int = 20_000,
+    seed: int = 0,
+    freeze_language: bool = False,
 ) -> None:
     """Train stage 1 on the episodes in `data`, from the checkpoint `aligned`; keeps the best under `out/checkpoint`.
 
@@ -181,9 +239,10 @@ def run(
     episodes = EpisodeDataset(data, split="train")
     model, prompter, statistics = begin(aligned, episodes)
     model.to(device)
-    batches = ActionData(episodes, prompter, model, statistics, seed)
+    source = FrozenLanguageData if freeze_language else ActionData
+    batches = source(episodes, prompter, model, statistics, seed)
     tests = ActionData(EpisodeDataset(data, split="held_out"), prompter, model, statistics, seed)
-    parameters = groups(model)
+    parameters = groups(model, freeze_language)
     config = TrainingConfig(
         folder=out, steps=steps, seed=seed, warmup=100, schedule="cosine", minutes=minutes, evaluate_every=400,
         save_every=200, workers=1,

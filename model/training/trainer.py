@@ -100,8 +100,7 @@ def train(
     `evaluate()` runs without gradients, in eval mode; `keep()` saves the model whenever it scored best.
     Under `torchrun` every process takes its own batches and gradients are averaged; the first one evaluates and saves.
     """
-    if "RANK" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    join_processes()
     run = _Run(model, groups, config)
     start = run.resume()
     device = next(model.parameters()).device
@@ -131,6 +130,12 @@ def train(
             if last:
                 return step + 1
     return start
+
+
+def join_processes() -> None:
+    """Meet the other processes where `torchrun` started several; otherwise nothing."""
+    if "RANK" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 
 
 class _Run:
