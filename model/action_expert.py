@@ -100,6 +100,10 @@ class Standardise(nn.Module):
     Latents share a large constant part (five times their spread, on the nano) in which the instruction would drown.
     """
 
+    mean: Tensor
+    square: Tensor
+    seen: Tensor
+
     def __init__(self, shape: tuple[int, ...], momentum: float = 0.01) -> None:
         super().__init__()
         self.momentum = momentum

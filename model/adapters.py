@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.experts import GatedLora
-from model.language import Decoder
+from model.language import Decoder, Layer
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
 
@@ -76,6 +76,7 @@ def _check(decoder: Decoder, expert: int) -> None:
 def _projections(decoder: Decoder) -> Iterator[tuple[str, GatedLora, int]]:
     """PEFT's name of each adapted projection, the layer that holds it here, and its place among those sharing it."""
     for index, layer in enumerate(decoder.layers):
+        assert isinstance(layer, Layer)
         prefix = f"base_model.model.model.layers.{index}"
         for part, name in enumerate("qkv"):
             yield f"{prefix}.self_attn.{name}_proj", layer.attention.qkv, part

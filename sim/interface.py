@@ -27,8 +27,8 @@ Image = NDArray[np.uint8]
 class Observation:
     """What a policy may look at before one control step.
 
-    `proprio` is (8,) float32: commanded tool position xyz in the base frame [m], commanded roll/pitch/yaw [rad] from the
-    gripper pointing straight down, a constant 0, and the gripper's measured opening 0..1. Action deltas add to the
+    `proprio` is (8,) float32: commanded tool position xyz in the base frame [m], commanded roll/pitch/yaw [rad] from
+    the gripper pointing straight down, a constant 0, and the gripper's measured opening 0..1. Action deltas add to the
     commanded pose, which the arm follows with a lag of up to 4 cm.
     `image` is None when the step was taken without rendering.
     """

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ class ActionBatch:
 
     def to(self, device: torch.device) -> ActionBatch:
         """Move every tensor."""
-        moved = {name: None if value is None else value.to(device) for name, value in vars(self).items()}
+        moved: dict[str, Any] = {name: None if x is None else x.to(device) for name, x in vars(self).items()}
         return ActionBatch(**moved)
 
 
@@ -115,7 +116,7 @@ class ActionData:
 
 
 class FrozenLanguageData(ActionData):
-    """The same without a decoder pass: latents of both modes, read from each episode's first picture, are remembered."""
+    """The same without a decoder pass: each episode's latents, read from its first picture, are remembered."""
 
     def __init__(
         self, episodes: EpisodeDataset, prompter: Prompter, model: InstructVLA, statistics: ActionStatistics, seed: int
@@ -141,7 +142,8 @@ class FrozenLanguageData(ActionData):
         own = {}
         for index in tqdm(range(rank, len(self.episodes), world), unit="episode", disable=rank > 0):
             row = self.episodes[index]
-            prompts = [self.prompter.act_example(row.instruction), self.prompter.think_example(row.instruction, row.reply)]
+            say = self.prompter
+            prompts = [say.act_example(row.instruction), say.think_example(row.instruction, row.reply)]
             with torch.autocast(model.device.type, torch.bfloat16):
                 view = model.encode(self._pixels(index, 0)[None].to(model.device).expand(2, -1, -1, -1))
                 own[index] = model.language(collate(prompts).to(model.device), view)[1].cpu().bfloat16()
