@@ -1,0 +1,78 @@
+"""The shipped nano, for real: it loads, thinks, drives the simulator and answers. Set-up has fetched its backbone."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app import controller
+from app.events import Command, Frame, Outcome, Planned, SceneReady, ThoughtDone, ThoughtToken
+from app.recording import Recorder
+from model.engine import NANO, Engine
+from sim.suite import EVALUATION_SEEDS
+from sim.tasks import Goal, SceneSpec
+from sim.worker import SimWorker
+
+SCENE = SceneSpec(goal=Goal(kind="put_on", source="carrot", target="blue_plate"), seed=EVALUATION_SEEDS.start + 7)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine("nano").wait()
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[SimWorker]:
+    worker = SimWorker()
+    yield worker
+    worker.close()
+
+
+def test_checkpoint_fits_its_budget_and_has_a_card() -> None:
+    assert sum(path.stat().st_size for path in NANO.iterdir()) < 120e6
+    assert (NANO / "README.md").is_file() and (NANO / "evaluation.json").is_file()
+
+
+def test_a_full_rollout_thinks_approaches_and_is_recorded(engine: Engine, worker: SimWorker, tmp_path: Path) -> None:
+    command = Command(SCENE, think=True, seed=0)
+    recorder = Recorder(command, engine.describe())
+    events = []
+    start = end = np.inf
+    for event in controller.run(command, worker, engine.policy(think=True), threading.Event()):
+        recorder.add(event)
+        events.append(event)
+        if isinstance(event, (SceneReady, Frame)):
+            distance = float(np.linalg.norm(np.subtract(worker.keypoints()["source"][2:4], tool(worker)[:2])))
+            start, end = (distance, distance) if isinstance(event, SceneReady) else (start, min(end, distance))
+    assert isinstance(events[-1], Outcome)
+    thought = next(event for event in events if isinstance(event, ThoughtDone))
+    assert "carrot" in thought.text and "blue plate" in thought.text
+    assert thought.text == "".join(e.text for e in events if isinstance(e, ThoughtToken))[: len(thought.text)]
+    assert any(isinstance(event, Planned) and event.focus for event in events)
+    assert end < 0.5 * start, f"the tool came no closer than {end:.3f} m to the carrot, from {start:.3f} m"
+    recording = recorder.save(tmp_path)
+    assert (recording.folder / "rollout.mp4").stat().st_size > 10_000
+
+
+def tool(worker: SimWorker) -> np.ndarray:
+    return worker.observe(render=False).proprio[:3]
+
+
+def test_stopping_ends_a_rollout_within_one_step(engine: Engine, worker: SimWorker) -> None:
+    stop = threading.Event()
+    seen = []
+    for event in controller.run(Command(SCENE, think=False, seed=0), worker, engine.policy(think=False), stop):
+        seen.append(event)
+        if isinstance(event, Frame):
+            stop.set()
+    assert sum(isinstance(event, Frame) for event in seen) == 1
+    assert isinstance(seen[-1], Outcome) and seen[-1].stopped
+
+
+def test_it_answers_about_a_picture(engine: Engine, worker: SimWorker) -> None:
+    image = worker.reset(SCENE).image
+    assert image is not None
+    answer = "".join(engine.ask(image, "Is there a carrot on the table?"))
+    assert answer.strip() and answer == "".join(engine.ask(image, "Is there a carrot on the table?"))
