@@ -85,7 +85,7 @@ class Engine:
         with inference(self.model, self._lock):
             view = self.model.encode(preprocess(image, self.model.config.vision)[None].to(self.model.device))
             embeds, cache = self.model.open_prompt(prompt, view, MAX_ANSWER_TOKENS)
-        tokens = self.model.decoder.generate(embeds, cache, MAX_ANSWER_TOKENS, self.prompter.stop_ids)
+        tokens = self.model.decoder.generate(embeds, cache, MAX_ANSWER_TOKENS, self.prompter.stop_ids, text_only=True)
         yield from stream_text(self.model, self.prompter, tokens, self._lock, should_stop)
 
     def describe(self) -> str:

@@ -248,15 +248,23 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def generate(
-        self, embeds: Tensor, cache: DecoderCache, max_new_tokens: int, stop_ids: Collection[int]
+        self,
+        embeds: Tensor,
+        cache: DecoderCache,
+        max_new_tokens: int,
+        stop_ids: Collection[int],
+        text_only: bool = False,
     ) -> Iterator[int]:
         """Yield greedy token ids that follow embeds (1, T, dim) until one of `stop_ids` (not yielded).
+
+        `text_only` chooses among the backbone's own tokens: an answer, say, never turns into an action.
 
         Exhausted, the iterator leaves the prompt and every yielded token in the cache, ready for what comes next.
         """
         hidden, _ = self(embeds, cache)
         for _ in range(max_new_tokens):
-            token = int(self.logits(hidden[0, -1]).argmax())
+            logits = self.logits(hidden[0, -1])
+            token = int((logits[: self.config.vocab] if text_only else logits).argmax())
             if token in stop_ids:
                 return
             yield token

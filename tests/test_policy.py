@@ -74,10 +74,10 @@ def test_thoughts_are_due_at_the_start_and_after_the_refresh(model: InstructVLA)
     pilot = policy(model, think=True)
     pilot.reset("pick up the cube")
     due = []
-    for step in range(REFRESH + 1):
+    for step in range(REFRESH + EXECUTE):
         due.append(pilot.thinking_due)
         pilot.act(observation(step, image=pilot.needs_image))
-    assert [step for step, flag in enumerate(due) if flag] == [0, REFRESH]
+    assert [step for step, flag in enumerate(due) if flag] == [0, -(-REFRESH // EXECUTE) * EXECUTE]
 
 
 def test_streamed_thought_gives_the_same_action_as_a_silent_one(model: InstructVLA) -> None:
