@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from model.config import ActionConfig, DecoderConfig, InstructVLAConfig, LoraConfig, VisionConfig
 from model.data.episodes import split_of
@@ -17,6 +16,7 @@ from model.data.scenes import SceneDataset, SceneWriter
 from model.instructvla import InstructVLA
 from model.prompts import Prompter
 from model.training import align
+from tests.tiny import byte_tokenizer
 
 torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
 
@@ -32,16 +32,6 @@ CATALOG = {
     f"{colour}_ball": Thing(f"{colour}_ball", f"{colour} ball", "toy", (colour,), "round", "rubber", None, ())
     for colour in COLOURS
 }
-
-
-def byte_tokenizer() -> Tokenizer:
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({letter: index for index, letter in enumerate(letters)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(f"<|im_{name}|>", special=True) for name in ("start", "end")])
-    tokenizer.encode_special_tokens = True
-    return tokenizer
 
 
 @pytest.fixture
