@@ -146,8 +146,12 @@ def test_another_scene_changes_words_rule_and_picture(page: Page, server: Server
     expect(page.locator("#goal")).to_contain_text("drawer is pulled out")
     expect(camera).not_to_have_attribute("src", picture or "")
     number = page.locator("#seed input")
+    expect(number).to_have_value("1000000")
+    expect(page.locator("#status")).to_contain_text("Ready to run")
+    picture = camera.get_attribute("src")
     page.locator("#shuffle").click()
     expect(number).not_to_have_value("1000000")
+    expect(camera).not_to_have_attribute("src", picture or "")  # the shuffled scene's own picture
     expect(page.locator("#status")).to_contain_text("Ready to run")
     number.fill("-3")
     expect(page.locator("#seed")).to_contain_text("A whole number from 0 to")

@@ -45,7 +45,15 @@ def build(page: gr.Blocks, pilot: Pilot, sessions: Sessions, recordings: Path) -
     described = [ui.words, ui.goal, ui.odds, ui.seed]
 
     chosen = [
-        gr.on([ui.family.input, ui.seed.input], tab.describe, scene, described, validator=validate_scene, **hidden),
+        gr.on(
+            [ui.family.input, ui.seed.input],
+            tab.describe,
+            scene,
+            described,
+            validator=validate_scene,
+            trigger_mode="always_last",  # what is typed while an earlier choice is on its way counts too
+            **hidden,
+        ),
         ui.shuffle.click(tab.shuffle, ui.family, described, **hidden),
         ui.examples.click(tab.pick_example, ui.examples, [ui.family, *described], **hidden),
     ]
