@@ -1,6 +1,6 @@
 """Closed loop: when to think again, when to plan again, and what reaches the robot.
 
-Every `REFRESH` steps the decoder reads the current picture, thinks if asked to, and leaves a new latent action; every
+At the first plan after `REFRESH` steps the decoder reads the current picture, thinks if asked to, and leaves a new latent action; every
 `EXECUTE` steps the action expert looks at the current picture and samples a chunk, of which that many actions are
 executed (paper section 4.3 refreshes reasoning every 20 steps too). Training pairs each latent with pictures up to
 `REFRESH` steps younger, so an older latent is nothing new to the expert.
