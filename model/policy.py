@@ -1,9 +1,9 @@
 """Closed loop: when to think again, when to plan again, and what reaches the robot.
 
-At the first plan after `REFRESH` steps the decoder reads the current picture, thinks if asked to, and leaves a new latent action; every
-`EXECUTE` steps the action expert looks at the current picture and samples a chunk, of which that many actions are
-executed (paper section 4.3 refreshes reasoning every 20 steps too). Training pairs each latent with pictures up to
-`REFRESH` steps younger, so an older latent is nothing new to the expert.
+Every `EXECUTE` steps the action expert looks at the current picture and samples a chunk, of which that many actions
+are executed. At the first such plan after `REFRESH` steps the decoder also reads the picture, thinks if asked to, and
+leaves a new latent action (paper section 4.3 refreshes reasoning every 20 steps too). Training pairs each latent with
+pictures up to `REFRESH` steps younger, so an older latent is hardly new to the expert.
 """
 
 from __future__ import annotations
