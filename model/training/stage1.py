@@ -5,8 +5,9 @@ the action expert; vision tower and connector stay as aligned. Each decoder pass
 `frames` pictures of the same episode that are up to `REFRESH` control steps younger, which is also how the policy uses
 them, and each picture serves `draws` noise samples.
 
-Once the language part has settled, `freeze_language` trains the action expert alone: latents are read once per episode
-and remembered, so that every picture of a batch can come from another episode at a third of the cost.
+Once the language part has settled, `freeze_language` trains the action expert alone: latents are read once where the
+policy would read them and remembered, so that every picture of a batch can come from another episode at a third of the
+cost.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from tqdm import tqdm
 from model import checkpoints
 from model.data.episodes import EpisodeDataset, EpisodeRow
 from model.data.statistics import ActionStatistics
-from model.instructvla import InstructVLA
-from model.policy import REFRESH
+from model.instructvla import InstructVLA, View
+from model.policy import EXECUTE, REFRESH
 from model.prompts import Batch, Prompter, PromptIds, collate
 from model.training.trainer import Group, ShuffledOrder, TrainingConfig, join_processes, train
 from model.vision import preprocess
@@ -35,6 +36,8 @@ THINK_SHARE, MOTION_SHARE = 0.5, 0.1
 """Of the sequences: reply then act, language motion then act; the rest acts directly."""
 FIRST_SHARE = 0.6
 """Of the sequences, those that start where an episode starts, as the first plan of every rollout does."""
+RENEWAL = -(-REFRESH // EXECUTE) * EXECUTE
+"""Control steps after which the policy really reads new latents: at the first plan that finds them old enough."""
 SEQUENCES, FRAMES, DRAWS = 3, 7, 4
 """Per step: decoder sequences, pictures per sequence, noise samples per picture."""
 PLACE_WEIGHTS = {"patch": 0.2, "point": 20.0, "place": 20.0}
@@ -116,7 +119,7 @@ class ActionData:
 
 
 class FrozenLanguageData(ActionData):
-    """The same without a decoder pass: each episode's latents, read from its first picture, are remembered."""
+    """The same without a decoder pass: latents read where the policy would read them are remembered."""
 
     def __init__(
         self, episodes: EpisodeDataset, prompter: Prompter, model: InstructVLA, statistics: ActionStatistics, seed: int
@@ -129,13 +132,16 @@ class FrozenLanguageData(ActionData):
         """The batch of one training step."""
         random = np.random.default_rng([self.seed, step])
         chosen = [tuple(self.steps[i]) for i in self.order(step)]
-        known = [self.latents[episode][int(random.random() < THINK_SHARE)] for episode, _ in chosen]
+        known = [self.latents[episode][t // RENEWAL, int(random.random() < THINK_SHARE)] for episode, t in chosen]
         rows = [self._observation(self.episodes[episode], episode, t) for episode, t in chosen]
         return ActionBatch(None, None, torch.stack(known).float(), *map(torch.stack, zip(*rows, strict=True)))
 
     @torch.no_grad()
     def _remember(self, model: InstructVLA) -> dict[int, Tensor]:
-        """(2, Q, D) per episode: after acting directly, after thinking. Several processes share the work."""
+        """(N, 2, Q, D) per episode: every `RENEWAL` steps, after acting directly and after thinking.
+
+        Several processes share the work.
+        """
         join_processes()
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         model.eval()
@@ -144,9 +150,13 @@ class FrozenLanguageData(ActionData):
             row = self.episodes[index]
             say = self.prompter
             prompts = [say.act_example(row.instruction), say.think_example(row.instruction, row.reply)]
+            steps = range(0, len(row), RENEWAL)
+            pixels = torch.stack([self._pixels(index, step) for step in steps]).to(model.device)
             with torch.autocast(model.device.type, torch.bfloat16):
-                view = model.encode(self._pixels(index, 0)[None].to(model.device).expand(2, -1, -1, -1))
-                own[index] = model.language(collate(prompts).to(model.device), view)[1].cpu().bfloat16()
+                view = model.encode(pixels)
+                twice = View(*(tokens.repeat_interleave(2, 0) for tokens in (view.trunk, view.tokens)))
+                latents = model.language(collate(prompts * len(steps)).to(model.device), twice)[1]
+            own[index] = latents.unflatten(0, (len(steps), 2)).cpu().bfloat16()
         shares: list[dict[int, Tensor] | None] = [own] * world
         if world > 1:
             dist.all_gather_object(shares, own)
