@@ -124,6 +124,10 @@ class Prompter:
             pieces += [*self._user(ACT.format(instruction), image=not pieces), *self._assistant(None, True)]
         return self._sequence(pieces)
 
+    def thought_ids(self, thought: str) -> Tensor:
+        """(T,) ids of a thought as the model would have written it behind `think`, ready for `query_ids`."""
+        return torch.tensor(self._text(f"{thought} "))
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids, control and new tokens left out."""
         return self._tokenizer.decode([i for i in ids if i < self._vocab], skip_special_tokens=True)
