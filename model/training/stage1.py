@@ -26,7 +26,7 @@ from tqdm import tqdm
 from model import checkpoints
 from model.data.episodes import EpisodeDataset, EpisodeRow
 from model.data.statistics import ActionStatistics
-from model.instructvla import InstructVLA, View
+from model.instructvla import InstructVLA
 from model.policy import EXECUTE, REFRESH
 from model.prompts import Batch, Prompter, PromptIds, collate
 from model.training.trainer import Group, ShuffledOrder, TrainingConfig, join_processes, train
@@ -130,15 +130,14 @@ class FrozenLanguageData(ActionData):
 
     def __call__(self, step: int) -> ActionBatch:
         """The batch of one training step."""
-        random = np.random.default_rng([self.seed, step])
         chosen = [tuple(self.steps[i]) for i in self.order(step)]
-        known = [self.latents[episode][t // RENEWAL, int(random.random() < THINK_SHARE)] for episode, t in chosen]
+        known = [self.latents[episode][t // RENEWAL] for episode, t in chosen]
         rows = [self._observation(self.episodes[episode], episode, t) for episode, t in chosen]
         return ActionBatch(None, None, torch.stack(known).float(), *map(torch.stack, zip(*rows, strict=True)))
 
     @torch.no_grad()
     def _remember(self, model: InstructVLA) -> dict[int, Tensor]:
-        """(N, 2, Q, D) per episode: every `RENEWAL` steps, after acting directly and after thinking.
+        """(N, Q, D) per episode: one read every `RENEWAL` steps, behind a prompt drawn as in training.
 
         Several processes share the work.
         """
@@ -147,16 +146,12 @@ class FrozenLanguageData(ActionData):
         model.eval()
         own = {}
         for index in tqdm(range(rank, len(self.episodes), world), unit="episode", disable=rank > 0):
-            row = self.episodes[index]
-            say = self.prompter
-            prompts = [say.act_example(row.instruction), say.think_example(row.instruction, row.reply)]
+            row, random = self.episodes[index], np.random.default_rng([self.seed, index])
             steps = range(0, len(row), RENEWAL)
+            prompts = collate([self._prompt(row, step, random) for step in steps]).to(model.device)
             pixels = torch.stack([self._pixels(index, step) for step in steps]).to(model.device)
             with torch.autocast(model.device.type, torch.bfloat16):
-                view = model.encode(pixels)
-                twice = View(*(tokens.repeat_interleave(2, 0) for tokens in (view.trunk, view.tokens)))
-                latents = model.language(collate(prompts * len(steps)).to(model.device), twice)[1]
-            own[index] = latents.unflatten(0, (len(steps), 2)).cpu().bfloat16()
+                own[index] = model.language(prompts, model.encode(pixels))[1].cpu().bfloat16()
         shares: list[dict[int, Tensor] | None] = [own] * world
         if world > 1:
             dist.all_gather_object(shares, own)
