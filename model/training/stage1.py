@@ -64,15 +64,22 @@ class ActionBatch:
 
 
 class ActionData:
-    """Turns recorded episodes into batches, each a function of the step alone."""
+    """Turns recorded episodes into batches of `sequences` prompts with `frames` pictures each, by the step alone."""
 
     def __init__(
-        self, episodes: EpisodeDataset, prompter: Prompter, model: InstructVLA, statistics: ActionStatistics, seed: int
+        self,
+        episodes: EpisodeDataset,
+        prompter: Prompter,
+        model: InstructVLA,
+        statistics: ActionStatistics,
+        seed: int,
+        sequences: int = SEQUENCES,
+        frames: int = FRAMES,
     ) -> None:
         self.episodes, self.prompter, self.statistics, self.seed = episodes, prompter, statistics, seed
-        self.config = model.config
+        self.config, self.frames = model.config, frames
         self.steps = episodes.steps()
-        self.order = ShuffledOrder(len(self.steps), SEQUENCES, seed)
+        self.order = ShuffledOrder(len(self.steps), sequences, seed)
 
     def __call__(self, step: int) -> ActionBatch:
         """The batch of one training step."""
@@ -87,7 +94,7 @@ class ActionData:
             row = self.episodes[episode]
             prompts.append(self._prompt(row, start, random))
             first.append(self._pixels(episode, start))
-            later = start + random.integers(0, min(REFRESH, len(row) - start), FRAMES)
+            later = start + random.integers(0, min(REFRESH, len(row) - start), self.frames)
             rest += [self._observation(row, episode, int(t)) for t in later]
         columns = [torch.stack(column) for column in zip(*rest, strict=True)]
         return ActionBatch(collate(prompts), torch.stack(first), None, *columns)
