@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from model import checkpoints
 from model.config import NANO, InstructVLAConfig
-from model.data.questions import Catalog, Turn, conversation, load_catalog
+from model.data.questions import Turn, conversation
 from model.data.scenes import SceneDataset
+from model.data.things import Catalog, catalog_of, load_catalog
 from model.instructvla import InstructVLA
 from model.language import IGNORE, load_llama
 from model.prompts import Batch, Prompter, collate, load_tokenizer
@@ -90,7 +91,8 @@ def run(
     Resumes when `out` holds an unfinished run. Raises `ValueError` where data or weights are missing.
     """
     torch.manual_seed(seed)
-    catalog, train_set, held_out = load_catalog(), SceneDataset(data, "train"), SceneDataset(data, "held_out")
+    catalog = catalog_of(load_catalog(), "train")
+    train_set, held_out = SceneDataset(data, "train"), SceneDataset(data, "held_out")
     base = checkpoints.base_weights()
     model, prompter = InstructVLA(NANO), Prompter(load_tokenizer(base), NANO)
     load_llama(model.decoder, base)
