@@ -13,9 +13,9 @@ cost.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -40,6 +40,8 @@ RENEWAL = -(-REFRESH // EXECUTE) * EXECUTE
 """Control steps after which the policy really reads new latents: at the first plan that finds them old enough."""
 SEQUENCES, FRAMES, DRAWS = 3, 7, 4
 """Per step: decoder sequences, pictures per sequence, noise samples per picture."""
+Ablation = Literal["film", "second-look", "language-motion"]
+"""What a run can do without, to see what it is worth (paper section 5.3)."""
 PLACE_WEIGHTS = {"patch": 0.2, "point": 20.0, "place": 20.0}
 EXPERT_LR, LORA_LR, TAIL_LR = 5e-4, 4e-4, 1e-4
 
@@ -75,9 +77,10 @@ class ActionData:
         seed: int,
         sequences: int = SEQUENCES,
         frames: int = FRAMES,
+        motion_share: float = MOTION_SHARE,
     ) -> None:
         self.episodes, self.prompter, self.statistics, self.seed = episodes, prompter, statistics, seed
-        self.config, self.frames = model.config, frames
+        self.config, self.frames, self.motion_share = model.config, frames, motion_share
         self.steps = episodes.steps()
         self.order = ShuffledOrder(len(self.steps), sequences, seed)
 
@@ -103,7 +106,7 @@ class ActionData:
         draw = random.random()
         if draw < THINK_SHARE:
             return self.prompter.think_example(row.instruction, row.reply)
-        if draw < THINK_SHARE + MOTION_SHARE:
+        if draw < THINK_SHARE + self.motion_share:
             return self.prompter.motion_example(row.instruction, row.language_motion[step])
         return self.prompter.act_example(row.instruction)
 
@@ -129,9 +132,15 @@ class FrozenLanguageData(ActionData):
     """The same without a decoder pass: latents read where the policy would read them are remembered."""
 
     def __init__(
-        self, episodes: EpisodeDataset, prompter: Prompter, model: InstructVLA, statistics: ActionStatistics, seed: int
+        self,
+        episodes: EpisodeDataset,
+        prompter: Prompter,
+        model: InstructVLA,
+        statistics: ActionStatistics,
+        seed: int,
+        motion_share: float = MOTION_SHARE,
     ) -> None:
-        super().__init__(episodes, prompter, model, statistics, seed)
+        super().__init__(episodes, prompter, model, statistics, seed, motion_share=motion_share)
         self.order = ShuffledOrder(len(self.steps), SEQUENCES * FRAMES, seed)
         self.latents = self._remember(model)
 
@@ -201,12 +210,19 @@ def groups(model: InstructVLA, freeze_language: bool = False) -> list[Group]:
     return chosen
 
 
-def begin(aligned: Path, episodes: EpisodeDataset) -> tuple[InstructVLA, Prompter, ActionStatistics]:
+def begin(
+    aligned: Path, episodes: EpisodeDataset, without: Ablation | None = None
+) -> tuple[InstructVLA, Prompter, ActionStatistics]:
     """The model to train on: with an action expert that starts from the aligned vision tail and the data's state range.
 
     A checkpoint that acts already goes on as it is, with its own statistics: say, with more data.
     """
     loaded = checkpoints.load(aligned, dtype=torch.float32)
+    if without in ("film", "second-look"):
+        change = {"film": without != "film", "second_look": without != "second-look"}
+        model = loaded.model
+        model.config = replace(model.config, action=replace(model.config.action, **change))
+        model.action_expert.config = model.config
     if loaded.statistics is not None:
         return loaded.model, loaded.prompter, loaded.statistics
     model, statistics = loaded.model, episodes.statistics()
@@ -244,6 +260,7 @@ def run(
     steps: int = 20_000,
     seed: int = 0,
     freeze_language: bool = False,
+    without: Ablation | None = None,
 ) -> None:
     """Train stage 1 on the episodes in `data`, from the checkpoint `aligned`; keeps the best under `out/checkpoint`.
 
@@ -251,10 +268,11 @@ def run(
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     episodes = EpisodeDataset(data, split="train")
-    model, prompter, statistics = begin(aligned, episodes)
+    model, prompter, statistics = begin(aligned, episodes, without)
     model.to(device)
     source = FrozenLanguageData if freeze_language else ActionData
-    batches = source(episodes, prompter, model, statistics, seed)
+    motion_share = 0.0 if without == "language-motion" else MOTION_SHARE
+    batches = source(episodes, prompter, model, statistics, seed, motion_share=motion_share)
     tests = ActionData(EpisodeDataset(data, split="held_out"), prompter, model, statistics, seed)
     parameters = groups(model, freeze_language)
     config = TrainingConfig(
