@@ -7,6 +7,7 @@ import json
 import logging
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -105,6 +106,7 @@ def collect(
     workers: Workers = 2,
     seed_start: Annotated[int, typer.Option(min=0, help="First scene seed.")] = 0,
     render: Annotated[bool, typer.Option("--render/--states-only", help="Store frames, missing ones too.")] = True,
+    driver: Annotated[str | None, typer.Option(help="Model that begins each episode; the expert corrects.")] = None,
     lerobot: Annotated[Path | None, typer.Option(help="Then write the set here as a LeRobotDataset v3.")] = None,
 ) -> None:
     """Record the scripted expert (with disturbances and recoveries), or take still pictures of scenes."""
@@ -117,7 +119,14 @@ def collect(
         print(f"{collect_scenes(out, families, scenes, seed_start, workers)} new pictures in {out}")
         return
     if episodes:
-        tally = collect_episodes(out, families, episodes, seed_start, workers, render)
+        policy = None
+        if driver is not None:
+            if not render:
+                raise ValueError("A driver looks at pictures: leave out --states-only.")
+            check_learned(driver)
+            engine = load(driver)
+            policy = partial(engine.policy, False)
+        tally = collect_episodes(out, families, episodes, seed_start, workers, render, policy)
         print(f"{tally.recorded} recorded, {len(tally.failed)} dropped (the expert failed), {len(tally.errors)} errors")
     if render:
         print(f"{render_missing(out, workers)} episodes rendered afterwards")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -42,13 +42,16 @@ def stage1(
     minutes: Minutes = None,
     seed: Seed = 0,
     freeze_language: Annotated[bool, typer.Option("--freeze-language", help="Train the action expert alone.")] = False,
+    without: Annotated[
+        Literal["film", "second-look", "language-motion"] | None, typer.Option(help="Ablation: leave this part out.")
+    ] = None,
     resume: Resume = False,
 ) -> None:
     """Action pre-training: language loss, flow matching and pointing, from the aligned model."""
     from model.training.stage1 import run
 
     check_folder(out, resume)
-    run(data, aligned, out, minutes=minutes, steps=steps, seed=seed, freeze_language=freeze_language)
+    run(data, aligned, out, minutes=minutes, steps=steps, seed=seed, freeze_language=freeze_language, without=without)
 
 
 def check_folder(out: Path, resume: bool) -> None:

@@ -80,6 +80,10 @@ class ActionConfig:
     proprio_dim: int = 8
     euler_steps: int = 10
     sigma_min: float = 0.001
+    film: bool = True
+    """Ablation: False keeps the second look at the picture blind to the latent action."""
+    second_look: bool = True
+    """Ablation: False hides the picture from the action expert, which then has latents and state alone."""
 
 
 @dataclass(frozen=True)

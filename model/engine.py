@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -78,10 +78,19 @@ class Engine:
             raise ValueError(f"{self.name} answers questions but has not been taught to act: train stage 1 first.")
         return InstructPolicy(self.model, self.prompter, self.statistics, think=think, lock=self._lock)
 
-    def ask(self, image: Image, question: str, should_stop: Callable[[], bool] | None = None) -> Iterator[str]:
-        """Stream an answer about a picture (H, W, 3) uint8, piece by piece."""
+    def ask(
+        self,
+        image: Image,
+        question: str,
+        should_stop: Callable[[], bool] | None = None,
+        history: Sequence[tuple[str, str]] = (),
+    ) -> Iterator[str]:
+        """Stream an answer about a picture (H, W, 3) uint8, piece by piece.
+
+        `history` holds the (question, answer) turns before it about the same picture.
+        """
         self.wait()
-        prompt = self.prompter.question(question)
+        prompt = self.prompter.question(question, history)
         with inference(self.model, self._lock):
             view = self.model.encode(preprocess(image, self.model.config.vision)[None].to(self.model.device))
             embeds, cache = self.model.open_prompt(prompt, view, MAX_ANSWER_TOKENS)

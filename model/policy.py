@@ -54,6 +54,31 @@ class InstructPolicy:
         self._prefix: DecoderCache | None = None
         self._view: View | None = None
 
+    def instruct(self, instruction: str) -> None:
+        """Follow another instruction from the next `act` on, which plans anew; the episode and its noise go on."""
+        self.instruction = instruction
+        self._drop_plan()
+
+    def rethink(self, observation: Observation, thought: str) -> None:
+        """Act on `thought` from the next `act` on, as if the model had written it about this observation.
+
+        Raises `ValueError` where the observation has no picture or the thought is longer than the model's own may be.
+        """
+        words = self._prompter.thought_ids(thought)
+        if len(words) > MAX_THOUGHT_TOKENS:
+            raise ValueError(f"A thought has at most {MAX_THOUGHT_TOKENS} tokens, this one {len(words)}: shorten it.")
+        view = self._see(observation)
+        with self._guard():
+            prompt = self._prompter.think(self.instruction)
+            embeds, cache = self._model.open_prompt(prompt, view, MAX_THOUGHT_TOKENS)
+            self._model.decoder(embeds, cache=cache)
+            self._model.decoder(self._model.decoder.embed(words[None].to(self._model.device)), cache=cache)
+        self._drop_plan()
+        self.thought, self._prefix, self._view = thought, cache, view
+
+    def _drop_plan(self) -> None:
+        self._queue, self._latents, self._prefix, self._view = [], None, None, None
+
     @property
     def needs_image(self) -> bool:
         """Whether the next `act` plans a new chunk; if not, its observation needs no picture."""

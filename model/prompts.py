@@ -96,9 +96,14 @@ class Prompter:
         """Open prompt for a thought, then `query_ids`."""
         return self._open(THINK.format(instruction))
 
-    def question(self, text: str) -> PromptIds:
-        """Open prompt for an answer about the picture."""
-        return self._open(text)
+    def question(self, text: str, history: Sequence[tuple[str, str]] = ()) -> PromptIds:
+        """Open prompt for an answer about the picture, after (question, answer) turns about the same one."""
+        if not history:
+            return self._open(text)
+        pieces: list[_Piece] = []
+        for asked, answered in history:
+            pieces += [*self._user(asked, image=not pieces), *self._assistant(answered, False)]
+        return self._sequence([*pieces, *self._user(text, image=False), self._header("assistant\n")])
 
     def act_example(self, instruction: str) -> PromptIds:
         """Training sequence: direct action."""
@@ -123,6 +128,10 @@ class Prompter:
         if instruction is not None:
             pieces += [*self._user(ACT.format(instruction), image=not pieces), *self._assistant(None, True)]
         return self._sequence(pieces)
+
+    def thought_ids(self, thought: str) -> Tensor:
+        """(T,) ids of a thought as the model would have written it behind `think`, ready for `query_ids`."""
+        return torch.tensor(self._text(f"{thought} "))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids, control and new tokens left out."""

@@ -1,0 +1,154 @@
+"""Stage 2 on synthetic episodes: two experts, what trains, the mix, and that forgetting is not built in."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model import checkpoints
+from model.data.episodes import EpisodeDataset, EpisodeRow, EpisodeWriter
+from model.instructvla import InstructVLA
+from model.prompts import Prompter, collate
+from model.training import stage2
+from model.training.align import Example
+from model.training.stage2 import ACTION, LANGUAGE, MixedData, Recipe
+from tests.test_stage1 import episode
+from tests.tiny import TINY, byte_tokenizer
+
+torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
+
+PROMPTER = Prompter(byte_tokenizer(), TINY)
+
+
+def speak(kind: str, row: EpisodeRow, step: int, random: np.random.Generator) -> stage2.Speech:
+    if kind == "describe":
+        return [("what is red?", "a berry")], row.instruction, ""
+    return [], {"context": "I want jam", "rewrite": "grab the red berry"}[kind], row.reply
+
+
+def question(step: int) -> Example:
+    return Example(torch.zeros(1, 3, 28, 56), collate([PROMPTER.conversation([("is it day?", "yes")])]))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> EpisodeDataset:
+    with EpisodeWriter(tmp_path) as writer:
+        for seed in range(8):
+            writer.add(episode(seed))
+    return EpisodeDataset(tmp_path)
+
+
+@pytest.fixture
+def folders(tmp_path: Path, data: EpisodeDataset, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A checkpoint that acts and one that talks, with LoRA that differs."""
+    base = InstructVLA(TINY).decoder.state_dict()
+
+    def fill(decoder: torch.nn.Module, source: object) -> None:
+        frozen = {name: tensor for name, tensor in base.items() if InstructVLA.is_base(f"decoder.{name}")}
+        decoder.load_state_dict(frozen, strict=False)
+
+    monkeypatch.setattr(checkpoints, "load_llama", fill)
+    monkeypatch.setattr(checkpoints, "base_weights", lambda: tmp_path)
+    monkeypatch.setattr(checkpoints, "load_tokenizer", lambda folder: byte_tokenizer())
+    for name, statistics in (("acts", data.statistics()), ("talks", None)):
+        model = InstructVLA(TINY)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.05)
+        checkpoints.save(model, tmp_path / name, statistics=statistics)
+    return tmp_path / "acts", tmp_path / "talks"
+
+
+def mixture(data: EpisodeDataset, model: InstructVLA) -> MixedData:
+    return MixedData(data, PROMPTER, model, data.statistics(), speak, question, Recipe.load(), seed=0)
+
+
+def test_one_expert_comes_from_each_checkpoint(folders: tuple[Path, Path]) -> None:
+    generalist = stage2.begin(*folders).model
+    acts, talks = (checkpoints.load(folder, dtype=torch.float32).model for folder in folders)
+    for name, tensor in generalist.state_dict().items():
+        if "lora_" in name:
+            torch.testing.assert_close(tensor[:, ACTION], acts.state_dict()[name][:, 0])
+            torch.testing.assert_close(tensor[:, LANGUAGE], talks.state_dict()[name][:, 0])
+        elif "scale_head" not in name:
+            torch.testing.assert_close(tensor, acts.state_dict()[name])
+
+
+def test_it_starts_as_the_acting_model_where_the_gates_are_all_for_it(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage2, "ACTION_GATE", 1 - 1e-7)
+    generalist, acting = stage2.begin(*folders).model.eval(), checkpoints.load(folders[0], dtype=torch.float32).model
+    batch = collate([PROMPTER.think_example("pick up the cube", "I will.")])
+    view = acting.encode(torch.randn(1, 3, 28, 56))
+    torch.testing.assert_close(
+        generalist.language(batch, view)[1], acting.eval().language(batch, view)[1], atol=1e-2, rtol=1e-2
+    )
+
+
+def test_a_checkpoint_that_does_not_act_is_refused(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(ValueError, match="has not learned to act"):
+        stage2.begin(folders[1], None)
+
+
+def test_experts_gates_and_queries_learn_and_the_action_expert_does_not(
+    data: EpisodeDataset, folders: tuple[Path, Path]
+) -> None:
+    model = stage2.begin(*folders).model.train()
+    recipe = Recipe.load()
+    stage2.groups(model, recipe.learning_rate)
+    running = model.action_expert.latent_norm.mean.clone()
+    stage2.losses(model, mixture(data, model).mixed(0), recipe.weights)["loss"].backward()
+    moved = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert moved and all("lora_" in name or "scale_head" in name or name == "decoder.new_rows" for name in moved)
+    assert any("scale_head" in name for name in moved) and "decoder.new_rows" in moved
+    torch.testing.assert_close(model.action_expert.latent_norm.mean, running)
+
+
+def test_sequences_come_in_the_recipes_shares(data: EpisodeDataset, folders: tuple[Path, Path]) -> None:
+    model = stage2.begin(*folders).model
+    seen: Counter[str] = Counter()
+
+    class Counting(MixedData):
+        def said(self, kind, row, step, random):  # type: ignore[no-untyped-def]
+            seen[kind] += 1
+            return super().said(kind, row, step, random)
+
+    source = Counting(data, PROMPTER, model, data.statistics(), speak, question, Recipe.load(), seed=0)
+    for step in range(60):
+        source(step)
+    assert set(seen) == set(Recipe.load().sequences)
+    for kind, share in Recipe.load().sequences.items():
+        assert abs(seen[kind] / seen.total() - share) < 0.08
+
+
+def test_shares_that_do_not_add_up_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(stage2.RECIPE.read_text().replace("direct: 0.2", "direct: 0.5"))
+    with pytest.raises(ValueError, match="add up"):
+        Recipe.load(tmp_path / "r.yaml")
+    (tmp_path / "r.yaml").write_text(stage2.RECIPE.read_text() + "\nmore: 1\n")
+    with pytest.raises(ValueError, match="more"):
+        Recipe.load(tmp_path / "r.yaml")
+
+
+def test_it_learns_other_words_without_losing_the_answer(data: EpisodeDataset, folders: tuple[Path, Path]) -> None:
+    model, recipe = stage2.begin(*folders).model, Recipe.load()
+    source = mixture(data, model)
+    chosen = stage2.groups(model, recipe.learning_rate)
+    optimiser = torch.optim.AdamW([{"params": list(group.parameters), "lr": 10 * group.lr} for group in chosen])
+    talk = question(0)
+
+    def multimodal(model: InstructVLA) -> dict[str, float]:
+        return {"multimodal": float(model.language(talk.text, model.encode(talk.pixels))[0])}
+
+    tests = stage2.Validation(source, multimodal, batches=2)
+    before = tests(model.eval())
+    model.train()
+    for step in range(60):
+        optimiser.zero_grad()
+        stage2.losses(model, source.mixed(step), recipe.weights)["loss"].backward()
+        optimiser.step()
+    after = tests(model.eval())
+    assert after["language"] < 0.93 * before["language"] and after["multimodal"] < 0.9 * before["multimodal"]
+    assert 0 <= after["gate_text"] <= 1 and 0 <= after["gate_queries"] <= 1
