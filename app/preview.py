@@ -62,10 +62,8 @@ def _section(dataset: EpisodeDataset, index: int, told: AnnotatedEpisode | None)
 
 
 def _table(lines: Iterable[tuple[str, str, str]]) -> str:
-    rows = (
-        f"<tr><td class=kind>{html.escape(kind)}</td><td>{html.escape(question)}</td><td>{html.escape(answer)}</td></tr>"
-        for kind, question, answer in lines
-    )
+    escaped = ([html.escape(text) for text in line] for line in lines)
+    rows = (f"<tr><td class=kind>{kind}</td><td>{asked}</td><td>{said}</td></tr>" for kind, asked, said in escaped)
     return f'<table>{"".join(rows)}</table>'
 
 

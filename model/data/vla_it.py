@@ -4,8 +4,8 @@
                       "alt_instruction": {"Caption": str, "CR": [{"question", "answer"}], "CC": [...], "QA": [...]}}}}
 
 An episode without a usable instruction has no `alt_instruction`. Files written here add two keys that a reader of
-the public ones passes over: `split` of an episode, and `features.objects`, id -> (u, v) of what lies on the table. There
-`file` is a shard of `model.data.episodes` and `episode` its row.
+the public ones passes over: `split` of an episode, and `features.objects`, id -> (u, v) of what lies on the table.
+There `file` is a shard of `model.data.episodes` and `episode` its row.
 """
 
 from __future__ import annotations
