@@ -108,6 +108,15 @@ def collect(
     render: Annotated[bool, typer.Option("--render/--states-only", help="Store frames, missing ones too.")] = True,
     driver: Annotated[str | None, typer.Option(help="Model that begins each episode; the expert corrects.")] = None,
     lerobot: Annotated[Path | None, typer.Option(help="Then write the set here as a LeRobotDataset v3.")] = None,
+    annotator: Annotated[
+        str | None, typer.Option("--annotate", help="Then annotate it: `grammar`, or the address of a vision model.")
+    ] = None,
+    annotator_model: Annotated[str | None, typer.Option(help="The model's name at that address.")] = None,
+    price: Annotated[
+        tuple[float, float] | None, typer.Option(help="Its dollars per million tokens in, out; for the estimate.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before an annotator that costs money.")] = False,
+    preview: Annotated[Path | None, typer.Option(file_okay=False, help="Then write a page about it here.")] = None,
 ) -> None:
     """Record the scripted expert (with disturbances and recoveries), or take still pictures of scenes."""
     from app.collecting import collect_episodes, collect_scenes, parse_kinds, render_missing
@@ -135,6 +144,34 @@ def collect(
 
         export_lerobot(out, lerobot)
         print(f"{out} exported to {lerobot}")
+    if annotator is not None:
+        annotate_set(out, annotator, annotator_model, price, yes, workers)
+    if preview is not None:
+        from app.preview import write_preview
+
+        print(f"a page about {out}: {write_preview(out, preview)}")
+
+
+def annotate_set(
+    out: Path, annotator: str, model: str | None, price: tuple[float, float] | None, yes: bool, workers: int
+) -> None:
+    """Annotate a recorded set; says first what an endpoint will cost, and asks."""
+    from app.annotating import EndpointAnnotator, annotate, estimate, to_annotate
+    from app.endpoint import ChatEndpoint
+    from model.data.vla_it import GrammarAnnotator
+
+    if annotator == "grammar":
+        new = annotate(out, GrammarAnnotator(), workers)
+    else:
+        if model is None:
+            raise ValueError("Name the endpoint's model with --annotator-model.")
+        endpoint = ChatEndpoint(annotator, model)
+        bill = estimate(len(to_annotate(out)))
+        print(bill, f"${bill.cost(price):.2f}" if price else "(give --price for dollars)", sep=": ")
+        if bill.requests and not yes:
+            typer.confirm("Go on?", abort=True)
+        new = annotate(out, EndpointAnnotator(endpoint), workers, frames=True)
+    print(f"{new} episodes annotated in {out}")
 
 
 @cli.command()
