@@ -31,22 +31,28 @@ class DecoderCache:
     """Keys and values of every layer, preallocated, for one pass (K = 1) or two (gate pass, mixed pass).
 
     `length` tokens are valid; forward writes behind them and then advances. For use without gradients.
+
+    A `shared` cache has one row of slots for both passes, each of which sees what the other left (reference 2.3): an
+    accident of upstream's text generation, kept for comparison.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, shared: bool = False
+    ) -> None:
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros_like(self.keys)
         self.length = 0
+        self.shared = shared
 
     @property
     def capacity(self) -> int:
         """Tokens that fit."""
-        return self.keys.shape[-2]
+        return self.keys.shape[-2] // (2 if self.shared else 1)
 
     def crop(self, length: int) -> None:
         """Forget everything after the first `length` tokens. Raises `ValueError` if there are fewer."""
-        if not 0 <= length <= self.length:
-            raise ValueError(f"cannot crop a cache of {self.length} tokens to {length}")
+        if self.shared or not 0 <= length <= self.length:
+            raise ValueError(f"cannot crop a {'shared ' * self.shared}cache of {self.length} tokens to {length}")
         self.length = length
 
     def check(self, batch: int, tokens: int) -> None:
@@ -56,12 +62,18 @@ class DecoderCache:
         if self.length + tokens > self.capacity:
             raise ValueError(f"{self.length} + {tokens} tokens do not fit a cache of {self.capacity}; shorten the text")
 
+    def start(self, slot: int, tokens: int) -> int:
+        """Where pass `slot` writes `tokens` new keys, which is also how many it sees before them."""
+        return 2 * self.length + slot * tokens if self.shared else self.length
+
     def append(self, slot: int, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Store (B, kv_heads, T, d) behind the valid tokens; return all keys and values up to and including them."""
-        end = self.length + key.shape[2]
-        keys, values = self.keys[slot, layer], self.values[slot, layer]
-        keys[:, :, self.length : end] = key
-        values[:, :, self.length : end] = value
+        start = self.start(slot, key.shape[2])
+        end = start + key.shape[2]
+        row = 0 if self.shared else slot
+        keys, values = self.keys[row, layer], self.values[row, layer]
+        keys[:, :, start:end] = key
+        values[:, :, start:end] = value
         return keys[:, :, :end], values[:, :, :end]
 
 
@@ -149,8 +161,9 @@ class Layer(nn.Module):
 class Decoder(nn.Module):
     """Frozen base with LoRA experts, a scale head when K > 1, and `extra_tokens` trainable vocabulary rows.
 
-    Ids from `config.vocab` on are the new rows. The head is tied to the embeddings, base and new alike. The base may be
-    stored in bfloat16 (`cast_base`) while what trains stays float32: each layer computes in its base's dtype.
+    Ids from `config.vocab` on are the new rows. A tied head is the embeddings, base and new alike; an untied one is a
+    matrix of its own with a row for each of them. The base may be stored in bfloat16 (`cast_base`) while what trains
+    stays float32: each layer computes in its base's dtype.
     """
 
     def __init__(self, config: DecoderConfig, lora: LoraConfig, extra_tokens: int) -> None:
@@ -163,6 +176,9 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Layer(config, lora) for _ in range(config.layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.scale_head = ScaleHead(config.dim, lora) if lora.experts > 1 else None
+        self.head: nn.Linear | None = None
+        if not config.tied:
+            self.head = nn.Linear(config.dim, config.vocab + extra_tokens, bias=False).requires_grad_(False)
         nn.init.normal_(self.embedding.weight, std=0.02)
 
     @staticmethod
@@ -194,12 +210,18 @@ class Decoder(nn.Module):
         new = F.embedding((ids - self.config.vocab).clamp(min=0), self.new_rows)
         return torch.where((ids >= self.config.vocab)[..., None], new, base)
 
-    def new_cache(self, capacity: int, batch: int = 1) -> DecoderCache:
-        """An empty cache for `capacity` tokens of `batch` sequences of equal length."""
+    def new_cache(self, capacity: int, batch: int = 1, shared: bool = False) -> DecoderCache:
+        """An empty cache for `capacity` tokens of `batch` sequences of equal length.
+
+        `shared` makes both passes use the same one, as upstream's text generation does; with one expert it changes
+        nothing.
+        """
         passes = 1 if self.scale_head is None else 2
         config, weight = self.config, self.embedding.weight
-        shape = (passes, config.layers, batch, config.kv_heads, capacity, config.dim // config.heads)
-        return DecoderCache(shape, weight.dtype, weight.device)
+        shared = shared and passes == 2
+        rows, length = (1, 2 * capacity) if shared else (passes, capacity)
+        shape = (rows, config.layers, batch, config.kv_heads, length, config.dim // config.heads)
+        return DecoderCache(shape, weight.dtype, weight.device, shared)
 
     def forward(self, embeds: Tensor, cache: DecoderCache | None = None) -> tuple[Tensor, Tensor]:
         """Embeddings (B, T, dim) to hidden states after the final norm (B, T, dim) and gates (B, T, K).
@@ -222,11 +244,12 @@ class Decoder(nn.Module):
         return hidden, gates
 
     def _traverse(self, x: Tensor, gates: Tensor | None, adapt: bool, cache: DecoderCache | None, slot: int) -> Tensor:
-        past, tokens, dtype = 0 if cache is None else cache.length, x.shape[1], self.norm.weight.dtype
+        tokens, dtype = x.shape[1], self.norm.weight.dtype
+        position, past = (0, 0) if cache is None else (cache.length, cache.start(slot, tokens))
         bias = None
         if tokens > 1:  # no token sees a later one
             bias = x.new_full((tokens, past + tokens), -torch.inf, dtype=dtype).triu(past + 1)
-        cos, sin = (wave.to(dtype) for wave in self._rotary(past, tokens, x.device))
+        cos, sin = (wave.to(dtype) for wave in self._rotary(position, tokens, x.device))
         run = _Pass(cos, sin, bias, gates, adapt, cache, slot)
         for index, layer in enumerate(self.layers):
             x = layer(x, run, index)
@@ -244,6 +267,8 @@ class Decoder(nn.Module):
         """Hidden states (..., dim) to logits (..., vocab + extra_tokens). Select positions before, the head is big."""
         weight = self.embedding.weight
         hidden = hidden.to(weight.dtype)
+        if self.head is not None:
+            return self.head(hidden)
         return torch.cat([F.linear(hidden, weight), F.linear(hidden, self.new_rows.to(weight.dtype))], -1)
 
     @torch.no_grad()
