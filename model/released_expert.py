@@ -1,14 +1,14 @@
 """The released models' action expert: FiLM on DINOv2, and a bidirectional transformer over everything it knows.
 
-Sequence [visual | latent | state, if the model takes it | noisy actions] with rotary positions; the last `chunk` tokens
-become the velocity (reference 2.4 to 2.6). It differs from the nano's in what `Compat` names: no pair of tokens is masked,
-so visual tokens see the noisy actions and no Euler step can reuse another's keys.
+Sequence [visual | latent | state, if the model takes it | noisy actions] with rotary positions; the actions' last
+hidden states become the velocity (reference 2.4 to 2.6). It differs from the nano's in what `Compat` names: no pair of
+tokens is masked, so visual tokens see the noisy actions and no Euler step can reuse another's keys.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -54,14 +54,6 @@ class FilmDino(nn.Module):
         return features.unflatten(0, (batch, pictures)).transpose(1, 2).flatten(1, 2)
 
 
-@dataclass
-class Context:
-    """What the Euler steps share: the sequence before the actions (B, L, D), and how many of its tokens are visual."""
-
-    prefix: Tensor
-    visual: int
-
-
 class ReleasedExpert(nn.Module):
     """Latents, pictures and, in the models that take it, robot state to the velocity of a chunk of actions."""
 
@@ -69,6 +61,7 @@ class ReleasedExpert(nn.Module):
         super().__init__()
         self.config = config.action
         self.bias = config.compat.attention_bias
+        self.conditioning = config.queries + bool(config.action.proprio_dim)
         dim, chunk, width = config.action.dim, config.action.chunk, config.action.action_dim
         self.dino = FilmDino(config)
         self.visual_projector = mlp(config.dino.dim, dim, dim)
@@ -81,13 +74,14 @@ class ReleasedExpert(nn.Module):
         )
         self.out_norm = nn.RMSNorm(dim, eps=1e-6)
         widths = (chunk * dim, 4 * dim, 2 * dim, dim // 2)
-        hidden = [part for a, b in zip(widths, widths[1:], strict=False) for part in (nn.Linear(a, b), nn.SiLU())]
+        hidden = [part for a, b in pairwise(widths) for part in (nn.Linear(a, b), nn.SiLU())]
         self.action_head = nn.Sequential(*hidden, nn.Linear(widths[-1], chunk * width))
 
-    def context(self, pixels: Tensor, latents: Tensor, proprio: Tensor | None) -> Context:
-        """Encode one moment: pictures (B, I, 3, S, S), latents (B, Q, D), normalised proprio (B, 8) or None.
+    def context(self, pixels: Tensor, latents: Tensor, proprio: Tensor | None) -> Tensor:
+        """The sequence before the actions (B, L, dim), which all Euler steps share.
 
-        Raises `ValueError` where the model takes state and there is none.
+        From pictures (B, I, 3, S, S), latents (B, Q, D) and normalised proprio (B, 8) or None. Raises
+        `ValueError` where the model takes state and there is none.
         """
         visual = self.visual_projector(self.dino(pixels, latents))
         parts = [visual, self.latent_projector(latents)]
@@ -95,13 +89,13 @@ class ReleasedExpert(nn.Module):
             if proprio is None:
                 raise ValueError("This model was trained with the robot's state: give it the observation's proprio.")
             parts.append(self.state_embed(proprio.to(visual.dtype))[:, None])
-        return Context(torch.cat(parts, dim=1), visual.shape[1])
+        return torch.cat(parts, dim=1)
 
-    def velocity(self, context: Context, noisy: Tensor, time: Tensor) -> Tensor:
+    def velocity(self, context: Tensor, noisy: Tensor, time: Tensor) -> Tensor:
         """Velocity (B, T, 7), float32, of noisy chunks (B, T, 7) at times (B,)."""
-        x = torch.cat([context.prefix, self.embed(noisy, time)], dim=1)
+        x = torch.cat([context, self.embed(noisy, time)], dim=1)
         positions = rotary(x.shape[1], 0, self.config.dim // self.config.heads, self.config.rope_theta, x.device)
-        bias = self.attention_bias(context.visual, context.prefix.shape[1], x.shape[1], x)
+        bias = self.attention_bias(context.shape[1], x)
         for layer in self.layers:
             x, _ = layer(x, positions, bias=bias)
         actions = self.out_norm(x)[:, -noisy.shape[1] :]
@@ -113,18 +107,20 @@ class ReleasedExpert(nn.Module):
         when = time_embedding(time, self.config.dim).to(noisy.dtype)[:, None].expand(-1, noisy.shape[1], -1)
         return self.action_time(torch.cat([when, self.action_in(noisy)], dim=-1))
 
-    def attention_bias(self, visual: int, prefix: int, length: int, like: Tensor) -> Tensor:
-        """(length, length): visual tokens were to see visual ones, the rest of the prefix all of it, actions everything.
+    def attention_bias(self, prefix: int, x: Tensor) -> Tensor:
+        """(L, L) for a sequence x (B, L, dim) with `prefix` tokens before the actions.
 
-        That mask reached the attention as numbers, not as a mask: allowed pairs get `bias` more, others are not hidden.
+        Visual tokens were meant to see visual ones, the rest of the prefix all of it, actions everything. That mask
+        reached the attention as numbers: allowed pairs get `bias` more, the others are not hidden.
         """
-        allowed = torch.zeros(length, length, dtype=torch.bool, device=like.device)
+        length, visual = x.shape[1], prefix - self.conditioning
+        allowed = torch.zeros(length, length, dtype=torch.bool, device=x.device)
         allowed[:visual, :visual] = True
         allowed[visual:prefix, :prefix] = True
         allowed[prefix:] = True
-        hidden = torch.zeros(length, length, dtype=like.dtype, device=like.device)
-        return hidden.masked_fill(~allowed, -torch.inf) if self.bias is None else hidden.masked_fill(allowed, self.bias)
+        scores = torch.zeros(length, length, dtype=x.dtype, device=x.device)
+        return scores.masked_fill(~allowed, -torch.inf) if self.bias is None else scores.masked_fill(allowed, self.bias)
 
-    def sample(self, context: Context, noise: Tensor) -> Tensor:
+    def sample(self, context: Tensor, noise: Tensor) -> Tensor:
         """Normalised actions (B, T, 7) from `noise` of that shape, in Euler steps."""
         return euler(lambda x, t: self.velocity(context, x, t), noise, self.config.euler_steps)
