@@ -8,6 +8,7 @@ DINOv2-L action expert); its config also names the quirks that its weights were 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -207,3 +208,8 @@ class ReleasedConfig:
 
 
 RELEASED_2B = ReleasedConfig()
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a model's name reads `owner/name`: what is no folder here may be a released run on the hub."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) is not None

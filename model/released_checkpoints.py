@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import pickle
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -45,7 +44,6 @@ LICENCE = (
     "Released InstructVLA checkpoints contain Eagle2's weights (NVIDIA, CC-BY-NC-4.0: no commercial use). "
     "Going on means that you accept this licence."
 )
-REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 REOPEN_BYTES = 2**28
 """A mapped file is opened anew after so much of it was read, so that what was read does not stay in memory."""
 
@@ -83,12 +81,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Released:
-    """A released checkpoint ready for use. `statistics` has one entry per data set; `about` is one line."""
+    """A released checkpoint ready for use.
+
+    `statistics` has one entry per data set, `about` is one line, `sha256` the converted weights' (empty without).
+    """
 
     model: ReleasedVLA
     prompter: ReleasedPrompter
     statistics: dict[str, ActionStatistics]
     about: str
+    sha256: str = ""
 
     def statistics_of(self, setup: Setup) -> ActionStatistics:
         """The statistics of a robot's data set, or of the only one. Raises `ValueError` naming those there are."""
@@ -98,11 +100,6 @@ class Released:
             return next(iter(self.statistics.values()))
         known = ", ".join(self.statistics)
         raise ValueError(f"This checkpoint was not trained on {setup.statistics}: it knows {known}.")
-
-
-def is_repository(name: str) -> bool:
-    """Whether a model's name is that of a hub repository, `owner/name`, and of no folder here."""
-    return REPOSITORY.fullmatch(name) is not None and not Path(name).exists()
 
 
 def is_released(folder: Path) -> bool:
@@ -182,8 +179,8 @@ def load(folder: Path, compat: str = "released") -> Released:
     config = replace(ReleasedConfig.load(folder / "config.json"), compat=COMPAT[compat])
     model = assemble(config, load_file(folder / "model.safetensors"))
     prompter = ReleasedPrompter(load_tokenizer(folder), config)
-    statistics = read_statistics(folder)
-    return Released(model, prompter, statistics, json.loads((folder / "source.json").read_text())["about"])
+    source = json.loads((folder / "source.json").read_text())
+    return Released(model, prompter, read_statistics(folder), source["about"], source["sha256"]["converted"])
 
 
 def read(run: Run, config: ReleasedConfig | None = None, dtype: torch.dtype = torch.float32) -> Released:
@@ -290,14 +287,6 @@ def _stream(run: Run, book: Mapping[str, Recipe], names: list[str]) -> Iterator[
             stored, read_bytes = run.open(), 0
         read_bytes += sum(stored[key].nbytes for key in book[name].parts)
         yield make(book[name], stored)
-
-
-def fingerprint(folder: Path) -> str:
-    """SHA-256 of the converted weights of a run or a conversion."""
-    if (folder / "checkpoints").is_dir():
-        folder = convert(find_run(folder))
-    recorded: str = json.loads((folder / "source.json").read_text())["sha256"]["converted"]
-    return recorded
 
 
 def about(name: str, config: ReleasedConfig) -> str:
