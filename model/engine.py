@@ -69,6 +69,8 @@ class Engine:
             self.loaded = self._read()
             self.model: LanguageModel = self.loaded.model
             self.model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+            if isinstance(self.loaded, Released):
+                self.loaded.model.settle()
             self.state = "ready"
         except Exception as error:
             logger.exception("The model could not be loaded")

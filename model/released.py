@@ -21,6 +21,9 @@ from model.released_expert import ReleasedExpert
 from model.siglip import Siglip
 from model.vision import Connector, pixel_shuffle
 
+SMALL = 250_000_000
+"""Parameters: a gigabyte in float32."""
+
 
 class ReleasedVLA(LanguageModel):
     """Weights are random until loaded (`model/released_checkpoints.py`). Everything runs in the weights' dtype."""
@@ -35,6 +38,15 @@ class ReleasedVLA(LanguageModel):
         self.decoder = Decoder(config.decoder, config.lora, extra_tokens=config.queries)
         self.action_expert = ReleasedExpert(config)
         self._sample = Recorded(self.action_expert.sample)
+
+    def settle(self) -> None:
+        """Get ready for use where the weights are now: they must not move after.
+
+        A small model on a CPU turns to float32, for which PyTorch's CPU kernels are many times faster at small sizes.
+        """
+        if self.device.type == "cpu" and sum(weight.numel() for weight in self.parameters()) < SMALL:
+            self.float()
+        self.decoder.prepare()
 
     def encode(self, tiles: Tensor, pictures: Tensor | None = None) -> View:
         """Tiles (n, 3, S, S) for the decoder and pictures (B, I, 3, D, D) for the expert, both normalised.

@@ -1,4 +1,4 @@
-"""A run folder in upstream's layout with random weights: for sizes and speed where the published ones are not at hand."""
+"""A run folder in upstream's layout with random weights: sizes and speed where the published ones are not at hand."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def upstream_name(key: str, experts: int, adapted: set[str]) -> str:
         return f"language_model.base_model.{name}"
     layer, _, kind = key.rpartition(".")
     if layer in adapted:
-        name = name.replace(f".{kind}", f".base_layer.{kind}")
+        name = f"{name.removesuffix(kind)}base_layer.{kind}"
     if experts == 1:
         return "language_model.base_model.model." + re.sub(r"(lora_[AB])\.0\.", r"\1.default.", name)
     return f"language_model.base_model.lora_model.model.{name}"

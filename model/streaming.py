@@ -17,7 +17,7 @@ def inference(model: LanguageModel, lock: threading.Lock) -> Iterator[None]:
     """One forward pass: alone on the model, without gradients, in bf16 autocast where the model needs it."""
     with ExitStack() as stack:
         stack.enter_context(lock)
-        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.inference_mode())
         stack.enter_context(torch.autocast(model.device.type, torch.bfloat16, enabled=model.autocast))
         yield
 
