@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import socket
@@ -26,7 +25,16 @@ cli = typer.Typer(
 )
 cli.add_typer(train, name="train")
 
-Model = Annotated[str, typer.Option(help="`nano`, a checkpoint folder, or `expert` (scripted, sees the state).")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="`nano`, a checkpoint folder (ours or a released run), the hub id of a released run, or `expert` "
+        "(scripted, sees the state)."
+    ),
+]
+Learned = Annotated[
+    str, typer.Option("--model", help="`nano`, a checkpoint folder (ours or a released run), or the hub id of one.")
+]
 Workers = Annotated[int, typer.Option(min=1, help="Simulator processes.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Also write the result here.")]
 
@@ -87,7 +95,7 @@ def evaluate(
         report = play(tasks, "expert", "expert", episodes=episodes, workers=workers, json_path=file)
     else:
         engine = load(model)
-        name = f"{model} ({fingerprint(model)}), {'thinking' if think else 'not thinking'}"
+        name = f"{model} ({engine.fingerprint()[:8]}), {'thinking' if think else 'not thinking'}"
         report = play(tasks, lambda: engine.policy(think), name, episodes=episodes, workers=workers, json_path=file)
     print(f"\n{report.model} on {report.suite}\n{'task':<24}{'success':>10}{'95 % interval':>18}{'steps':>8}{'Hz':>8}")
     for task in report.tasks:
@@ -176,7 +184,10 @@ def annotate_set(
 
 @cli.command()
 def bench(
-    model: Annotated[str, typer.Option(help="`nano` or a checkpoint folder.")] = "nano",
+    model: Learned = "nano",
+    random_2b: Annotated[
+        bool, typer.Option("--random-2b", help="Measure a released generalist's sizes, with random weights.")
+    ] = False,
     times: Annotated[int, typer.Option(min=2, help="Measurements per figure.")] = 20,
     file: JsonFile = None,
 ) -> None:
@@ -184,6 +195,10 @@ def bench(
     check_learned(model)
     from app.bench import bench as measure
 
+    if random_2b:
+        from app.bench_released import random_2b_run
+
+        model = str(random_2b_run())
     result = measure(lambda: load(model), model, times)
     print(f"{result['about']}\n{json.dumps(result['machine'])}\n")
     print(f"{'':<42}{'median':>10}{'p95':>10}")
@@ -196,7 +211,7 @@ def bench(
 def ask(
     image: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A picture (anything Pillow opens).")],
     question: Annotated[str, typer.Argument(help="What to ask about it.")],
-    model: Annotated[str, typer.Option(help="`nano` or a checkpoint folder.")] = "nano",
+    model: Learned = "nano",
 ) -> None:
     """Ask the model about a picture; the answer streams to standard output."""
     import numpy as np
@@ -214,8 +229,10 @@ def ask(
 
 def check_model(name: str) -> None:
     """Raise `ValueError` for a model that cannot exist, before anything slow is imported."""
-    if name not in ("nano", "expert") and not Path(name).is_dir():
-        raise ValueError(f"There is no model {name!r}: choose nano, expert, or the folder of a checkpoint.")
+    from model.config import is_hub_id
+
+    if name not in ("nano", "expert") and not Path(name).is_dir() and not is_hub_id(name):
+        raise ValueError(f"There is no model {name!r}: choose nano, expert, the folder of a checkpoint, or a hub id.")
 
 
 def check_port(host: str, port: int) -> None:
@@ -245,15 +262,6 @@ def load(name: str) -> Engine:
         return Engine(name).wait()
     except RuntimeError as error:
         raise ValueError(str(error)) from None
-
-
-def fingerprint(model: str) -> str:
-    """First digits of the weights' SHA-256, so that results of different weights are never mixed up."""
-    from model.engine import NANO
-
-    folder = NANO if model == "nano" else Path(model)
-    with (folder / "model.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:8]
 
 
 def write_json(file: Path | None, result: object) -> None:

@@ -70,17 +70,18 @@ def base_weights() -> Path:
 def find_base_weights() -> Path | None:
     """The backbone's folder if it is on this machine already."""
     configured = os.environ.get("INSTRUCTVLA_BASE")
-    folder = Path(configured).expanduser() if configured else _cache() / BASE
+    folder = Path(configured).expanduser() if configured else cache_folder() / BASE
     return folder if all((folder / name).is_file() for name in BASE_FILES) else None
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Where downloads and conversions are kept: `$INSTRUCTVLA_CACHE`, else `~/.cache/instructvla`."""
     return Path(os.environ.get("INSTRUCTVLA_CACHE", "~/.cache/instructvla")).expanduser()
 
 
 def _install(source: str, fetch: Callable[[Path], None]) -> Path:
     """Fetch into a temporary folder and rename it, so that nobody ever sees half a backbone."""
-    target = _cache() / BASE
+    target = cache_folder() / BASE
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetching-") as temporary:
         folder = Path(temporary) / BASE
