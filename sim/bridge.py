@@ -12,14 +12,15 @@ from functools import cached_property
 from itertools import permutations
 from typing import Any
 
-import cv2
 import numpy as np
 import sapien
 import torch
+from mani_skill import logger as maniskill_log
 from mani_skill.envs.tasks.digital_twins.bridge_dataset_eval import put_on_in_scene as official
 from mani_skill.envs.tasks.digital_twins.bridge_dataset_eval.base_env import BaseBridgeEnv
 from mani_skill.utils.structs.types import SceneConfig, SimConfig
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from sim.interface import CONTROL_HZ
@@ -29,7 +30,6 @@ from sim.snapshot import Snapshot, Thing
 from sim.stage import SIM_HZ, Stage, body_rows, camera_config, render_backend, rotation, set_body_rows
 from sim.tasks import Goal, Kind
 
-
 _GRASPS: dict[str, tuple[Grasp, tuple[float, float], str]] = {
     "bridge_spoon_generated_modified": (Grasp(width=0.024, height=0.013, axis="x"), (0.012, 0.0), "long"),
     "bridge_carrot_generated_modified": (Grasp(width=0.034, height=0.019, axis="x"), (0.008, 0.0), "long"),
@@ -37,8 +37,8 @@ _GRASPS: dict[str, tuple[Grasp, tuple[float, float], str]] = {
     "baked_green_cube_3cm": (Grasp(width=0.034, height=0.018), (0.0, 0.0), "cube"),
     "orange": (Grasp(width=0.053, height=0.026), (0.0, 0.0), "round"),
 }
-"""How the expert takes a thing: grasp, the place of it in the object's frame (x, y) [m], shape. The pads of the official
-gripper stand 4 mm closer than ours, so widths are 4 mm more than measured."""
+"""How the expert takes a thing: grasp, the place of it in the object's frame (x, y) [m], shape. The official gripper's
+pads stand 4 mm closer than ours, so widths are 4 mm more than measured."""
 _SURFACES = {
     "bridge_plate_objaverse_larger": Surface(height=0.006, radius=0.04, kind="on"),
     "table_cloth_generated_shorter": Surface(height=0.01, radius=0.04, kind="on"),
@@ -53,6 +53,20 @@ _REST_Z = {
     "opened_coke_can": 0.898,
 }
 """Height of the origin of things on the table, a millimetre or two above where they come to rest [m]."""
+
+_INSTRUCT_MODELS: dict[str, dict[str, Any]] = {
+    "orange": {
+        "bbox": {"min": [-0.035, -0.035, -0.034], "max": [0.035, 0.035, 0.034]},
+        "scales": [0.7],
+        "density": 800,
+    },
+    "opened_coke_can": {
+        "bbox": {"min": [-0.033, -0.0615, -0.033], "max": [0.033, 0.0615, 0.033]},
+        "scales": [0.8],
+        "density": 50,
+    },
+}
+"""What SimplerEnv-Instruct adds to the model database."""
 
 
 def put(kind: Kind, source: str, target: str) -> Goal:
@@ -71,18 +85,20 @@ def describe(name: str, entry: dict[str, Any]) -> tuple[ObjectInfo, tuple[float,
     return info, spot
 
 
-class BridgeTwin(Stage):
-    """Mixed into one of ManiSkill's Bridge environments. Frames are the robot's base frame, in metres."""
+class BridgeTwin(Stage, BaseBridgeEnv):
+    """Mixed into ManiSkill's Bridge environments, ahead of them. Frames are the robot's base frame, in metres."""
 
     goal: Goal
     objs: dict[str, Any]
+    model_db: dict[str, dict[str, Any]]
 
     SUPPORTED_OBS_MODES = ("none",)
 
     def __init__(self, image_size: tuple[int, int]) -> None:
+        maniskill_log.setLevel("ERROR")  # it warns about its own scenes, whenever one is built
         self._objects_to_remove_from_greenscreen: list[Any] = []  # else shared by every twin of the process
         self._rgb_overlay_images: dict[str, Any] = {}
-        super().__init__(  # type: ignore[call-arg]
+        super().__init__(
             obs_mode="none",
             reward_mode="none",
             sim_backend="physx_cpu",
@@ -90,8 +106,8 @@ class BridgeTwin(Stage):
             sensor_configs=camera_config(image_size),
         )
         self.open_camera()
-        photo = cv2.cvtColor(cv2.imread(self.rgb_overlay_paths[CAMERA]), cv2.COLOR_BGR2RGB)
-        self._photo = cv2.resize(photo, image_size, interpolation=cv2.INTER_AREA)
+        photo = Image.open(self.rgb_overlay_paths[CAMERA]).convert("RGB")
+        self._photo = np.asarray(photo.resize(image_size, Image.Resampling.BOX))
         self._kept = self._segmentation_ids_to_keep.numpy()
 
     @property
@@ -102,7 +118,8 @@ class BridgeTwin(Stage):
     # ---- building, once
 
     def _load_scene(self, options: dict[str, Any]) -> None:
-        super()._load_scene(options)  # type: ignore[misc]
+        self.model_db = _INSTRUCT_MODELS | self.model_db
+        super()._load_scene(options)
         rubber = sapien.physx.PhysxMaterial(2.0, 2.0, 0.0)
         for link in (self.agent.finger1_link, self.agent.finger2_link):
             for shape in link._objs[0].collision_shapes:
@@ -111,8 +128,8 @@ class BridgeTwin(Stage):
                 shape.set_min_patch_radius(0.01)
 
     def _build_actor_helper(self, model_id: str, *args: Any, **kwargs: Any) -> Any:
-        scale = self.model_db[model_id]["scales"][0]  # type: ignore[attr-defined]
-        actor = super()._build_actor_helper(model_id, scale, *args, **kwargs)  # type: ignore[misc]
+        scale = self.model_db[model_id]["scales"][0]
+        actor = super()._build_actor_helper(model_id, scale, *args, **kwargs)
         body = actor._bodies[0]
         body.linear_damping = body.angular_damping = 0.1
         return actor
@@ -121,13 +138,13 @@ class BridgeTwin(Stage):
 
     def arrange(self, episode: int) -> None:
         """Lay out an official episode; the robot goes home."""
-        self.reset(options={"episode_id": torch.tensor([episode])})  # type: ignore[attr-defined]
+        self.reset(options={"episode_id": torch.tensor([episode])})
 
     def _initialize_episode(self, env_idx: torch.Tensor, options: dict[str, Any]) -> None:
         """Out of the objects' way, so that they settle alike whatever the robot did before."""
         self.agent.robot.set_pose(sapien.Pose([-10.0, 0.0, 0.0]))
         self.agent.reset(torch.from_numpy(HOME_QPOS))
-        super()._initialize_episode(env_idx, options)  # type: ignore[misc]
+        super()._initialize_episode(env_idx, options)
 
     def _settle(self, t: float = 0.5) -> None:
         """Let objects come to rest. Before ManiSkill's (first, short) settling they drop without tipping over."""
@@ -135,17 +152,17 @@ class BridgeTwin(Stage):
             bodies = [actor._bodies[0] for actor in self.objs.values()]
             for body in bodies:
                 body.set_locked_motion_axes([False, False, False, True, True, False])
-            super()._settle(t)  # type: ignore[misc]
+            super()._settle(t)
             for body in bodies:
                 body.set_locked_motion_axes([False] * 6)
                 body.linear_velocity = body.angular_velocity = np.zeros(3)
-        super()._settle(t)  # type: ignore[misc]
+        super()._settle(t)
 
     # ---- state
 
     def satisfied(self) -> bool:
         """ManiSkill's success rule of this environment, now."""
-        return bool(self.evaluate()["success"][0])  # type: ignore[attr-defined]
+        return bool(self.evaluate()["success"][0])
 
     def snapshot(self) -> Snapshot:
         """Robot and objects as the scripted expert reads them."""
@@ -161,7 +178,7 @@ class BridgeTwin(Stage):
 
     @cached_property
     def _infos(self) -> dict[str, tuple[ObjectInfo, tuple[float, float]]]:
-        return {name: describe(name, self.model_db[name]) for name in self.objs}  # type: ignore[attr-defined]
+        return {name: describe(name, self.model_db[name]) for name in self.objs}
 
     def physics_state(self) -> dict[str, NDArray[np.float64]]:
         """Flat arrays: "robot" (16,) qpos, qvel; "commanded" (7,); "objects" (13 n,), source and target first."""
@@ -251,6 +268,11 @@ class FruitNotDrinkOnPlate(BridgeTwin, _FourThings):
 
     goal = put("put_on", "orange", "bridge_plate_objaverse_larger")
     others = ("bridge_spoon_generated_modified", "opened_coke_can")
+
+    def _initialize_episode(self, env_idx: torch.Tensor, options: dict[str, Any]) -> None:
+        super()._initialize_episode(env_idx, options)
+        # ManiSkill turns the box with the object; the orange rolls as it settles, and a ball is as high either way.
+        self.episode_source_obj_bbox_world = self.episode_model_bbox_sizes["orange"].float()
 
 
 ENVIRONMENTS: dict[str, type[BridgeTwin]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from sim import twin_assets
 from sim.bridge import ENVIRONMENTS, BridgeTwin
 from sim.expert import expert_action
 from sim.interface import ACTION_DIM, Action, Observation, StepResult
@@ -42,6 +43,7 @@ class Simpler:
         Raises:
             ValueError: the official assets are not here; the message names the command that fetches them.
         """
+        twin_assets.require(spec.twin)
         if spec.twin not in self._environments:
             self._environments[spec.twin] = ENVIRONMENTS[spec.twin](self._image_size)
         self._scene, self._step = spec, 0
@@ -90,8 +92,12 @@ class Simpler:
 
     def visible_objects(self) -> dict[str, Keypoint]:
         """Centre of every object of the scene, by its official id."""
-        centres = {name: thing.centre for name, thing in self._environment.snapshot().things.items()}
-        return {name: (*self._environment.project_base(c), *map(float, c)) for name, c in centres.items()}
+        things = self._environment.snapshot().things
+        return {name: self._keypoint(things[name].centre) for name in self._environment.objs}
+
+    def _keypoint(self, point: NDArray[np.float64]) -> Keypoint:
+        u, v = self._environment.project_base(point)
+        return u, v, float(point[0]), float(point[1]), float(point[2])
 
     def state(self) -> State:
         """Everything that `set_state` needs to continue from here, as flat arrays."""
@@ -105,4 +111,4 @@ class Simpler:
     def close(self) -> None:
         """Free the simulators."""
         for environment in self._environments.values():
-            environment.close()  # type: ignore[attr-defined]
+            environment.close()

@@ -7,19 +7,15 @@ Names, instructions, episode grids and limits are SimplerEnv's (`simpler_env.ENV
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sim.tasks import SceneSpec
 
 Robot = Literal["widowx", "google_robot"]
 Ending = Literal["first", "last"]
 """When success counts: at the first step at which the rule holds, or at the last step of a whole episode."""
-
-_ON = (
-    "{source} is over {target} (within half of its diagonal), its underside at most {gap} cm above it{touching}"
-)
-_PLATE = _ON.format(source="{source}", target="the plate", gap=2, touching=", and presses on it")
-
 
 @dataclass(frozen=True)
 class Twin:
@@ -32,44 +28,28 @@ class Twin:
     step_limit: int
 
 
+def _put(instruction: str, source: str, target: str, gap: int = 2, presses: bool = True) -> Twin:
+    contact = " and it presses on it" if presses else ""
+    rule = f"{source} is over {target} (within half its diagonal), at most {gap} cm above it{contact}"
+    return Twin("widowx", instruction, rule, episodes=24, step_limit=120)
+
+
 TWINS: dict[str, Twin] = {
-    "spoon_on_towel": Twin(
-        "widowx",
-        "put the spoon on the towel",
-        _ON.format(source="the spoon", target="the towel", gap=2, touching=""),
-        episodes=24,
-        step_limit=120,
+    "spoon_on_towel": _put("put the spoon on the towel", "the spoon", "the towel", presses=False),
+    "carrot_on_plate": _put("put carrot on plate", "the carrot", "the plate"),
+    "stack_cube": _put("stack the green block on the yellow block", "the green block", "the yellow block"),
+    "eggplant_in_basket": _put(
+        "put eggplant into yellow basket", "the eggplant", "the floor of the basket", gap=6, presses=False
     ),
-    "carrot_on_plate": Twin("widowx", "put carrot on plate", _PLATE.format(source="the carrot"), 24, 120),
-    "stack_cube": Twin(
-        "widowx",
-        "stack the green block on the yellow block",
-        _ON.format(source="the green block", target="the yellow block", gap=2, touching=", and presses on it"),
-        episodes=24,
-        step_limit=120,
+    "baby_tool_on_plate": _put(
+        "put the tool that can be used to feed a baby on the plate", "the spoon", "the plate"
     ),
-    "eggplant_in_basket": Twin(
-        "widowx",
-        "put eggplant into yellow basket",
-        _ON.format(source="the eggplant", target="the floor of the basket", gap=6, touching=""),
-        episodes=24,
-        step_limit=120,
-    ),
-    "baby_tool_on_plate": Twin(
-        "widowx",
-        "put the tool that can be used to feed a baby on the plate",
-        _PLATE.format(source="the spoon"),
-        episodes=24,
-        step_limit=120,
-    ),
-    "fruit_not_drink_on_plate": Twin(
-        "widowx",
-        "I do not want the drink, please put the fruit on the plate",
-        _PLATE.format(source="the orange"),
-        episodes=24,
-        step_limit=120,
+    "fruit_not_drink_on_plate": _put(
+        "I do not want the drink, please put the fruit on the plate", "the orange", "the plate"
     ),
 }
+"""By name; the last two are tasks 79 and 80 of SimplerEnv-Instruct. 120 steps are InstructVLA's limit; SimplerEnv
+itself stops the first three after 60."""
 
 
 class TwinScene(BaseModel):
@@ -120,3 +100,12 @@ class TwinScene(BaseModel):
     def limit(self) -> int:
         """Control steps until the episode ends."""
         return self.step_limit if self.step_limit is not None else self.official.step_limit
+
+
+Scene = SceneSpec | TwinScene
+"""A scene of either pack: both have `seed`, `family`, `template`, `text`, `rule` and `limit`."""
+
+
+def load_scene(fields: dict[str, Any]) -> Scene:
+    """The scene whose `model_dump` this is."""
+    return TwinScene.model_validate(fields) if "twin" in fields else SceneSpec.model_validate(fields)
