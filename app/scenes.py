@@ -10,7 +10,7 @@ from typing import cast
 from app.recording import Recording
 from sim.suite import EVALUATION_SEEDS
 from sim.tasks import Kind, SceneSpec, instruction, sample_goal
-from sim.twin_assets import missing
+from sim.twin_assets import WIDOWX, missing
 from sim.twins import TWINS, Scene, TwinScene
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
@@ -33,8 +33,8 @@ LAST_SEED = EVALUATION_SEEDS.stop - 1
 
 
 def families() -> dict[str, str]:
-    """What can be chosen here: our own families, and the official scenes whose assets are on this machine."""
-    official = {f"SimplerEnv: {twin.instruction}": name for name, twin in TWINS.items() if not missing([name])}
+    """What can be chosen here: our own families, and the official WidowX scenes whose assets are on this machine."""
+    official = {f"SimplerEnv: {TWINS[name].instruction}": name for name in WIDOWX if not missing([name])}
     return FAMILIES | official
 
 

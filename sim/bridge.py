@@ -23,12 +23,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from sim.interface import CONTROL_HZ
+from sim.expert import expert_action
+from sim.interface import CONTROL_HZ, Action
 from sim.objects import Grasp, ObjectInfo, Surface
-from sim.robots import CAMERA, HOME_QPOS
+from sim.robots import CAMERA, HOME_QPOS, openness, tool_rpy
 from sim.snapshot import Snapshot, Thing
 from sim.stage import SIM_HZ, Stage, body_rows, camera_config, render_backend, rotation, set_body_rows
 from sim.tasks import Goal, Kind
+from sim.twins import TwinScene
 
 _GRASPS: dict[str, tuple[Grasp, tuple[float, float], str]] = {
     "bridge_spoon_generated_modified": (Grasp(width=0.024, height=0.013, axis="x"), (0.012, 0.0), "long"),
@@ -136,9 +138,9 @@ class BridgeTwin(Stage, BaseBridgeEnv):
 
     # ---- arranging, at every reset
 
-    def arrange(self, episode: int) -> None:
+    def arrange(self, scene: TwinScene) -> None:
         """Lay out an official episode; the robot goes home."""
-        self.reset(options={"episode_id": torch.tensor([episode])})
+        self.reset(options={"episode_id": torch.tensor([scene.seed])})
 
     def _initialize_episode(self, env_idx: torch.Tensor, options: dict[str, Any]) -> None:
         """Out of the objects' way, so that they settle alike whatever the robot did before."""
@@ -175,6 +177,21 @@ class BridgeTwin(Stage, BaseBridgeEnv):
             foot = pose.p + turned.apply([*spot, -info.size[2] / 2])
             things[name] = Thing(info, foot, turned, float(np.linalg.norm(actor._bodies[0].linear_velocity)))
         return Snapshot(**self.hand(), things=things, pressed=self.pressed(self.objs), drawers={}, handles={})
+
+    def expert_action(self) -> Action:
+        """What the scripted expert would do now."""
+        return expert_action(self.goal, self.snapshot())
+
+    def proprio(self) -> NDArray[np.float32]:
+        """(8,) as on the tabletop: the commanded pose and the measured opening, see `sim.interface.Observation`."""
+        position, quaternion = self.commanded_pose()
+        opening = openness(self.finger_position())
+        return np.array([*position, *tool_rpy(quaternion), 0.0, opening], dtype=np.float32)
+
+    def centres(self) -> dict[str, NDArray[np.float64]]:
+        """Centre of every thing in the base frame [m]."""
+        things = self.snapshot().things
+        return {name: things[name].centre for name in self.objs}
 
     @cached_property
     def _infos(self) -> dict[str, tuple[ObjectInfo, tuple[float, float]]]:

@@ -7,15 +7,16 @@ from numpy.typing import NDArray
 
 from sim import twin_assets
 from sim.bridge import ENVIRONMENTS, BridgeTwin
-from sim.expert import expert_action
+from sim.fractal import Fractal
 from sim.interface import ACTION_DIM, Action, Observation, StepResult
-from sim.robots import openness, tool_rpy
 from sim.stage import FULL_SIZE
 from sim.twins import TwinScene
 
 State = dict[str, NDArray[np.float64]]
 Keypoint = tuple[float, float, float, float, float]
 """u, v in 0..1 inside the frame, then x, y, z [m] in the robot's base frame."""
+
+Environment = BridgeTwin | Fractal
 
 
 class Simpler:
@@ -27,7 +28,7 @@ class Simpler:
 
     def __init__(self, image_size: tuple[int, int] = FULL_SIZE) -> None:
         self._image_size = image_size
-        self._environments: dict[str, BridgeTwin] = {}
+        self._environments: dict[str, Environment] = {}
         self._scene: TwinScene | None = None
 
     @property
@@ -44,14 +45,16 @@ class Simpler:
             ValueError: the official assets are not here; the message names the command that fetches them.
         """
         twin_assets.require(spec.twin)
-        if spec.twin not in self._environments:
-            self._environments[spec.twin] = ENVIRONMENTS[spec.twin](self._image_size)
+        name = _environment_of(spec)
+        if name not in self._environments:
+            build = Fractal if name == "google_robot" else ENVIRONMENTS[name]
+            self._environments[name] = build(self._image_size)
         self._scene, self._step = spec, 0
-        self._environment.arrange(spec.seed)
+        self._environment.arrange(spec)
         return self.observe(render)
 
     def step(self, action: Action, render: bool = True) -> StepResult:
-        """Run one control step of 0.2 s; as `Tabletop.step`."""
+        """Run one control step (WidowX: 0.2 s, as `Tabletop.step`; Google robot: 1/3 s, see `GoogleRobot.advance`)."""
         action = np.asarray(action, dtype=np.float32)
         if action.shape != (ACTION_DIM,) or not np.isfinite(action).all():
             raise ValueError(f"An action is {ACTION_DIM} finite numbers, not {action!r}.")
@@ -63,11 +66,8 @@ class Simpler:
         return StepResult(self.observe(render), success, success or over)
 
     def observe(self, render: bool = True) -> Observation:
-        """What the robot sees and feels now; `proprio` as on the tabletop (the commanded pose)."""
-        position, quaternion = self._environment.commanded_pose()
-        opening = openness(self._environment.finger_position())
-        proprio = np.array([*position, *tool_rpy(quaternion), 0.0, opening], dtype=np.float32)
-        return Observation(self._environment.picture() if render else None, proprio, self._step)
+        """What the robot sees and feels now."""
+        return Observation(self._environment.picture() if render else None, self._environment.proprio(), self._step)
 
     @property
     def _active(self) -> TwinScene:
@@ -76,24 +76,25 @@ class Simpler:
         return self._scene
 
     @property
-    def _environment(self) -> BridgeTwin:
-        return self._environments[self._active.twin]
+    def _environment(self) -> Environment:
+        return self._environments[_environment_of(self._active)]
 
     # ---- privileged
 
     def expert_action(self) -> Action:
         """What the scripted expert would do now, whatever happened before."""
-        return expert_action(self._environment.goal, self._environment.snapshot())
+        return self._environment.expert_action()
 
     def keypoints(self) -> dict[str, Keypoint]:
-        """Where source and target are: u, v in the frame, x, y, z in the base."""
+        """Where source and target are: u, v in the frame, x, y, z in the base; empty before drawers."""
         goal, seen = self._environment.goal, self.visible_objects()
-        return {"source": seen[str(goal.source)], "target": seen[str(goal.target)]}
+        if goal.source is None:
+            return {}
+        return {"source": seen[goal.source], "target": seen[goal.target or goal.source]}
 
     def visible_objects(self) -> dict[str, Keypoint]:
         """Centre of every object of the scene, by its official id."""
-        things = self._environment.snapshot().things
-        return {name: self._keypoint(things[name].centre) for name in self._environment.objs}
+        return {name: self._keypoint(centre) for name, centre in self._environment.centres().items()}
 
     def _keypoint(self, point: NDArray[np.float64]) -> Keypoint:
         u, v = self._environment.project_base(point)
@@ -112,3 +113,8 @@ class Simpler:
         """Free the simulators."""
         for environment in self._environments.values():
             environment.close()
+
+
+def _environment_of(scene: TwinScene) -> str:
+    """All scenes of the Google robot share one environment; each of the WidowX's has its own."""
+    return "google_robot" if scene.official.robot == "google_robot" else scene.twin

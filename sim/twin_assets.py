@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from xml.etree import ElementTree
 
+from sim import fractal_layouts as layouts
 from sim.twins import TWINS
 
 ROBOT, BRIDGE = "robots/widowx", "tasks/bridge_v2_real2sim_dataset"
@@ -43,7 +44,46 @@ def root() -> Path:
     return Path(os.environ.get("MS_ASSET_DIR") or Path.home() / ".maniskill") / "data"
 
 
-def missing(twins: Iterable[str] = tuple(TWINS), folder: Path | None = None) -> list[str]:
+WIDOWX = tuple(name for name, twin in TWINS.items() if twin.robot == "widowx")
+GOOGLE_HINT = (
+    "git clone https://github.com/simpler-env/ManiSkill2_real2sim, and MS2_REAL2SIM_ASSET_DIR set to its folder data"
+)
+
+
+def real2sim() -> Path:
+    """The folder `data` of ManiSkill2_real2sim with the Google robot's scenes, where it looks itself."""
+    return Path(os.environ.get("MS2_REAL2SIM_ASSET_DIR") or root() / "real2sim")
+
+
+def google_urdf(colour: str) -> Path:
+    """The Google robot's description: beside the scenes in ManiSkill2_real2sim, or where ManiSkill keeps it."""
+    name = f"google_robot_meta_sim_fix_wheel_fix_fingertip_{colour}.urdf"
+    beside = real2sim().parent / "mani_skill2_real2sim" / "assets" / "descriptions" / "googlerobot_description" / name
+    return beside if beside.is_file() else root() / "robots" / "googlerobot" / name
+
+
+def visual_of(folder: Path) -> Path:
+    """The mesh to draw a model with: ManiSkill's order of preference."""
+    choices = [folder / f"textured.{kind}" for kind in VISUALS]
+    return next((path for path in choices if path.is_file()), choices[1])
+
+
+def missing_google() -> list[Path]:
+    """Files that the Google robot's scenes need and that are not there."""
+    data = real2sim()
+    custom = data / "custom"
+    wanted = [google_urdf(layouts.COLOUR), custom / "mk_station_recolor.urdf"]
+    wanted += [custom / f"info_pick_custom_{kind}.json" for kind in ("v0", "baked_tex_v1")]
+    for model in (layouts.CAN, *layouts.NAMES):
+        folder = custom / "models" / model
+        wanted += [folder / "collision.obj", visual_of(folder)]
+    photos = ["google_coke_can_real_eval_1", "google_move_near_real_eval_1"]
+    photos += [f"open_drawer_{stand}" for stand in layouts.STANDS]
+    wanted += [data / "real_inpainting" / f"{photo}.png" for photo in photos]
+    return [path for path in wanted if not path.is_file()]
+
+
+def missing(twins: Iterable[str] = WIDOWX, folder: Path | None = None) -> list[str]:
     """Needed files that are not there, as paths below ManiSkill's asset folder (or `folder`)."""
     base = folder or root()
     wanted = [f"{ROBOT}/wx250s.urdf", *_meshes(base / ROBOT / "wx250s.urdf")]
@@ -57,13 +97,17 @@ def missing(twins: Iterable[str] = tuple(TWINS), folder: Path | None = None) -> 
         ]
         for model in _MODELS[twin]:
             place = f"{BRIDGE}/custom/models/{model}"
-            visual = next((kind for kind in VISUALS if (base / place / f"textured.{kind}").is_file()), VISUALS[1])
-            wanted += [f"{place}/collision.obj", f"{place}/textured.{visual}"]
+            wanted += [f"{place}/collision.obj", f"{place}/{visual_of(base / place).name}"]
     return [path for path in dict.fromkeys(wanted) if not (base / path).is_file()]
 
 
 def require(twin: str) -> None:
     """Raise `ValueError` in one line that says what to run where files of a scene are missing."""
+    if TWINS[twin].robot == "google_robot":
+        lacking = missing_google()
+        if lacking:
+            raise ValueError(f"{twin} lacks {len(lacking)} files ({lacking[0]}, ...); get them with: {GOOGLE_HINT}")
+        return
     absent = missing([twin])
     if not absent:
         return

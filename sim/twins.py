@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from sim import fractal_layouts
 from sim.tasks import SceneSpec
 
 Robot = Literal["widowx", "google_robot"]
@@ -26,6 +27,8 @@ class Twin:
     rule: str
     episodes: int
     step_limit: int
+    then: tuple[int, str] | None = None
+    """A step at which the instruction changes, and the new one."""
 
 
 def _put(instruction: str, source: str, target: str, gap: int = 2, presses: bool = True) -> Twin:
@@ -48,10 +51,36 @@ TWINS: dict[str, Twin] = {
         "I do not want the drink, please put the fruit on the plate", "the orange", "the plate"
     ),
 }
-"""By name; the last two are tasks 79 and 80 of SimplerEnv-Instruct. 120 steps are InstructVLA's limit; SimplerEnv
-itself stops the first three after 60."""
-
-
+"""By name; the last two WidowX ones are tasks 79 and 80 of SimplerEnv-Instruct. 120 steps are InstructVLA's limit;
+SimplerEnv itself stops the first three after 60."""
+_DRAWER = {
+    "open": "the {drawer} drawer is pulled out by 15 cm or more",
+    "close": "the {drawer} drawer is within 5 cm of shut",
+}
+TWINS |= {
+    name: Twin("google_robot", "pick coke can", "the can was lifted off the table, held by the fingers alone", 25, 80)
+    for name in fractal_layouts.CANS
+}
+TWINS["move_near"] = Twin(
+    "google_robot",
+    "move {source} near {target}",
+    "the {source} was moved and stands within 10 cm of the {target}, which is closest to it; nothing fell over",
+    episodes=60,
+    step_limit=80,
+)
+TWINS |= {
+    f"{verb}_{drawer}_drawer": Twin("google_robot", f"{verb} {drawer} drawer", rule.format(drawer=drawer), 9, 113)
+    for verb, rule in _DRAWER.items()
+    for drawer in fractal_layouts.DRAWERS
+}
+TWINS["apple_in_top_drawer"] = Twin(
+    "google_robot",
+    "open top drawer",
+    "after 100 steps, the apple has touched the floor of the top drawer, which is open by 5 cm or more",
+    episodes=27,
+    step_limit=200,
+    then=(100, "place apple into top drawer"),
+)
 class TwinScene(BaseModel):
     """One episode of one official scene. `seed` is the official episode id, and seeds the policy's draws."""
 
@@ -84,7 +113,12 @@ class TwinScene(BaseModel):
     @property
     def template(self) -> str:
         """The official instruction."""
-        return self.official.instruction
+        return self.official.instruction.format(**self._names)
+
+    @property
+    def then(self) -> tuple[int, str] | None:
+        """A step at which the instruction changes, and the new one; none when the words are not the official ones."""
+        return self.official.then if self.instruction is None else None
 
     @property
     def text(self) -> str:
@@ -94,7 +128,15 @@ class TwinScene(BaseModel):
     @property
     def rule(self) -> str:
         """The success rule in words."""
-        return self.official.rule
+        return self.official.rule.format(**self._names)
+
+    @property
+    def _names(self) -> dict[str, str]:
+        """Words for source and target where they differ from episode to episode."""
+        if self.twin != "move_near":
+            return {}
+        places = fractal_layouts.layout(self.twin, self.seed)
+        return {role: fractal_layouts.NAMES[str(getattr(places, role))] for role in ("source", "target")}
 
     @property
     def limit(self) -> int:
