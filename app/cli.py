@@ -8,7 +8,7 @@ import socket
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,6 +24,8 @@ cli = typer.Typer(
     add_completion=False,
 )
 cli.add_typer(train, name="train")
+assets = typer.Typer(help="Files that do not come with the project.", no_args_is_help=True)
+cli.add_typer(assets, name="assets")
 
 Model = Annotated[
     str,
@@ -76,12 +78,23 @@ def doctor(
     raise typer.Exit(report())
 
 
+@assets.command()
+def fetch(
+    pack: Annotated[Literal["simpler"], typer.Argument(help="`simpler`: SimplerEnv's WidowX scenes, 83 MB.")],
+) -> None:
+    """Download official assets into ManiSkill's folder ($MS_ASSET_DIR, default ~/.maniskill). Asks nothing; resumes."""
+    from sim.fetch import fetch as get
+
+    get()
+
+
 @cli.command()
 def evaluate(
     suite: Annotated[str, typer.Option(help="Name of a suite in assets/suites, or the path of a .yaml file.")],
     model: Model = "nano",
     think: Annotated[bool, typer.Option("--think/--no-think", help="Write a thought before planning.")] = True,
     episodes: Annotated[int | None, typer.Option(min=1, help="Seeds per task; default: the suite's.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Step limit; default: the suite's.")] = None,
     workers: Workers = 2,
     file: JsonFile = None,
 ) -> None:
@@ -91,13 +104,19 @@ def evaluate(
     from sim.suite import load_suite
 
     tasks = load_suite(suite)
+    tasks.require_assets()
+    if steps is not None:
+        tasks = tasks.limited(steps)
     if model == "expert":
         report = play(tasks, "expert", "expert", episodes=episodes, workers=workers, json_path=file)
     else:
         engine = load(model)
         name = f"{model} ({engine.fingerprint()[:8]}), {'thinking' if think else 'not thinking'}"
         report = play(tasks, lambda: engine.policy(think), name, episodes=episodes, workers=workers, json_path=file)
-    print(f"\n{report.model} on {report.suite}\n{'task':<24}{'success':>10}{'95 % interval':>18}{'steps':>8}{'Hz':>8}")
+    limits = sorted({scene.limit for _, scene in tasks.scenes(1)})
+    rules = f"at most {' or '.join(map(str, limits))} steps, success: {report.success}"
+    print(f"\n{report.model} on {report.suite}, {rules}")
+    print(f"{'task':<24}{'success':>10}{'95 % interval':>18}{'steps':>8}{'Hz':>8}")
     for task in report.tasks:
         interval = f"{task.wilson_low:.0%} - {task.wilson_high:.0%}"
         count = f"{task.successes}/{task.episodes}"

@@ -141,9 +141,24 @@ class SceneSpec(BaseModel):
         return self
 
     @property
+    def family(self) -> str:
+        """The task family."""
+        return self.goal.kind
+
+    @property
+    def template(self) -> str:
+        """The family's plain command for this goal."""
+        return instruction(self.goal)
+
+    @property
+    def rule(self) -> str:
+        """The success rule in words."""
+        return rule(self.goal)
+
+    @property
     def text(self) -> str:
         """The instruction the policy gets."""
-        return self.instruction if self.instruction is not None else instruction(self.goal)
+        return self.instruction if self.instruction is not None else self.template
 
     @property
     def limit(self) -> int:
