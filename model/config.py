@@ -96,6 +96,8 @@ class InstructVLAConfig:
 
     queries: int = 8
     system_prompt: str = ""
+    tuned_backbone: bool = False
+    """Ablation: the language backbone was fine-tuned in full, and checkpoints carry it."""
     vision: VisionConfig = field(default_factory=VisionConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)

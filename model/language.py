@@ -301,8 +301,8 @@ class Decoder(nn.Module):
     ) -> Iterator[int]:
         """Yield greedy token ids that follow embeds (1, T, dim) until one of `stop_ids` (not yielded).
 
-        `text_only` chooses among the backbone's own tokens: an answer, say, never turns into an action. `gates` receives,
-        just before each token, the first expert's weight in the state that the token was read from.
+        `text_only` chooses among the backbone's own tokens: an answer, say, never turns into an action. `gates`
+        receives, just before each token, the first expert's weight in the state that the token was read from.
 
         Exhausted, the iterator leaves the prompt and every yielded token in the cache, ready for what comes next.
         """
