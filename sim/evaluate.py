@@ -141,7 +141,7 @@ def evaluate(
         ValueError: the kept episodes belong to another run, or a scene is impossible.
         WorkerStartError: the simulator cannot be built here.
     """
-    scenes = [(task, scene) for task in suite.tasks for scene in task.scenes(episodes)]
+    scenes = list(suite.scenes(episodes))
     journal = Journal(json_path.with_suffix(".episodes.jsonl"), suite, model, resume) if json_path else None
     finished = dict(journal.finished) if journal else {}
     todo = [(task, scene) for task, scene in scenes if (task.name, scene.seed) not in finished]
@@ -218,7 +218,7 @@ class Journal:
         self.finished: dict[tuple[str, int], EpisodeResult] = {}
         # Everything that changes an episode; the number of seeds does not.
         tasks = [task.model_dump(mode="json", exclude={"seeds"}) | {"vary": sorted(task.vary)} for task in suite.tasks]
-        head: dict[str, object] = {"model": model, "suite": suite.name, "tasks": tasks}
+        head: dict[str, object] = {"model": model, "suite": suite.name, "success": suite.success, "tasks": tasks}
         if resume and path.exists():
             self._read(head)
         else:

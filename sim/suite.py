@@ -60,6 +60,8 @@ class TaskSpec(_Strict):
     name: str = Field(min_length=1, max_length=80)
     kind: Kind | None = None
     goal: Goal | None = None
+    then: Goal | None = None
+    also: tuple[Goal, ...] = ()
     seeds: Seeds = Seeds()
     distractors: int = Field(default=1, ge=0, le=5)
     objects: tuple[str, ...] | None = None
@@ -71,6 +73,8 @@ class TaskSpec(_Strict):
     def _check(self) -> TaskSpec:
         if (self.kind is None) == (self.goal is None):
             raise ValueError("give either kind (goals drawn from the seeds) or goal (one fixed goal)")
+        if (self.then or self.also) and self.goal is None:
+            raise ValueError("then and also need a fixed goal")
         self.scene(self.seeds.start)  # an impossible scene should fail now, not in the middle of a run
         return self
 
@@ -82,6 +86,8 @@ class TaskSpec(_Strict):
             goal = sample_goal(self.kind, seed)
         return SceneSpec(
             goal=goal,
+            then=self.then,
+            also=self.also,
             seed=seed,
             distractors=self.distractors,
             objects=self.objects,
@@ -100,12 +106,13 @@ class Suite(_Strict):
     """A named list of tasks. The reported figure is the mean of the tasks' success rates, each task weighing the same.
 
     `success` declares the semantics, which move results by tens of points elsewhere: "first" means that an episode ends
-    and succeeds at the first control step at which the task's rule holds, and fails at the step limit.
+    and succeeds at the first control step at which the task's rule holds, and fails at the step limit; "last" that it
+    runs to the step limit and succeeds if the rule holds then.
     """
 
     name: str = Field(min_length=1, max_length=80)
     description: str = ""
-    success: Literal["first"]
+    success: Literal["first", "last"]
     tasks: tuple[TaskSpec, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -115,6 +122,13 @@ class Suite(_Strict):
         if repeated:
             raise ValueError(f"two tasks are called {repeated[0]!r}")
         return self
+
+
+    def scenes(self, episodes: int | None = None) -> Iterator[tuple[TaskSpec, SceneSpec]]:
+        """Every task with each of its scenes."""
+        for task in self.tasks:
+            for scene in task.scenes(episodes):
+                yield task, scene.model_copy(update={"success": self.success})
 
 
 def suite_names() -> list[str]:

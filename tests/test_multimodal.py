@@ -56,7 +56,7 @@ def test_photographs_of_one_thing_stay_together(folder: Path) -> None:
     assert not runs[0] & runs[1] and not runs[0] & runs[2] and not runs[1] & runs[2]
     assert len(sets["train"]) > len(sets["test"]) > 0
     photo = sets["train"].all[7]
-    assert photo.run == ("grocery/golden", "1") and photo.what == "apple"
+    assert photo.run == ("grocery/golden_", "1") and photo.what == "apple"
 
 
 def test_labels_answer_what_is_asked(folder: Path) -> None:
