@@ -54,6 +54,28 @@ def stage1(
     run(data, aligned, out, minutes=minutes, steps=steps, seed=seed, freeze_language=freeze_language, without=without)
 
 
+@train.command()
+def stage2(
+    data: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Episodes, annotated by `collect`.")],
+    scenes: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Still pictures to ask about.")],
+    acting: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Checkpoint that `train stage1` left.")],
+    out: Out,
+    aligned: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Checkpoint whose LoRA is the language expert's.")
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Another stage2.yaml.")] = None,
+    steps: Steps = 4000,
+    minutes: Minutes = None,
+    seed: Seed = 0,
+    resume: Resume = False,
+) -> None:
+    """Instruction tuning: two experts and their gates learn free-form requests, and to answer as before."""
+    from model.training.stage2 import RECIPE, run
+
+    check_folder(out, resume)
+    run(data, scenes, acting, aligned, out, minutes=minutes, steps=steps, seed=seed, recipe=recipe or RECIPE)
+
+
 def check_folder(out: Path, resume: bool) -> None:
     """A run neither overwrites another nor resumes nothing; raises `ValueError` that says which option to change."""
     started = (out / "state.pt").exists()

@@ -1,6 +1,7 @@
 """Stage 2 on synthetic episodes: two experts, what trains, the mix, and that forgetting is not built in."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,10 @@ import pytest
 import torch
 
 from model import checkpoints
-from model.data.episodes import EpisodeDataset, EpisodeRow, EpisodeWriter
+from model.data.episodes import EpisodeDataset, EpisodeWriter
+from model.data.phrases import Annotation
+from model.data.splits import Split
+from model.data.vla_it import AnnotatedEpisode, write_vla_it
 from model.instructvla import InstructVLA
 from model.prompts import Prompter, collate
 from model.training import stage2
@@ -22,10 +26,14 @@ torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
 PROMPTER = Prompter(byte_tokenizer(), TINY)
 
 
-def speak(kind: str, row: EpisodeRow, step: int, random: np.random.Generator) -> stage2.Speech:
-    if kind == "describe":
-        return [("what is red?", "a berry")], row.instruction, ""
-    return [], {"context": "I want jam", "rewrite": "grab the red berry"}[kind], row.reply
+TOLD = AnnotatedEpisode(
+    (
+        Annotation("QA", "what is red?", "a berry"),
+        Annotation("CC", "I want jam", "I will pick up the strawberry."),
+        Annotation("CR", "grab the red berry", "I will take the strawberry."),
+    )
+)
+EVERYWHERE = dict.fromkeys(range(8), TOLD)
 
 
 def question(step: int) -> Example:
@@ -61,7 +69,7 @@ def folders(tmp_path: Path, data: EpisodeDataset, monkeypatch: pytest.MonkeyPatc
 
 
 def mixture(data: EpisodeDataset, model: InstructVLA) -> MixedData:
-    return MixedData(data, PROMPTER, model, data.statistics(), speak, question, Recipe.load(), seed=0)
+    return MixedData(data, PROMPTER, model, data.statistics(), EVERYWHERE, question, Recipe.load(), seed=0)
 
 
 def test_one_expert_comes_from_each_checkpoint(folders: tuple[Path, Path]) -> None:
@@ -115,12 +123,28 @@ def test_sequences_come_in_the_recipes_shares(data: EpisodeDataset, folders: tup
             seen[kind] += 1
             return super().said(kind, row, step, random)
 
-    source = Counting(data, PROMPTER, model, data.statistics(), speak, question, Recipe.load(), seed=0)
+    source = Counting(data, PROMPTER, model, data.statistics(), EVERYWHERE, question, Recipe.load(), seed=0)
     for step in range(60):
         source(step)
     assert set(seen) == set(Recipe.load().sequences)
     for kind, share in Recipe.load().sequences.items():
         assert abs(seen[kind] / seen.total() - share) < 0.08
+
+
+def test_annotations_of_another_split_are_not_trained_on(data: EpisodeDataset) -> None:
+    with pytest.raises(ValueError, match="--annotate grammar"):
+        stage2.told_about(data.folder, data, "train")
+    splits: list[Split] = ["train", "test", "validation", "train"]
+    told = {data.key(index): replace(TOLD, split=split) for index, split in enumerate(splits)}
+    write_vla_it(data.folder / stage2.ANNOTATIONS, told)
+    assert set(stage2.told_about(data.folder, data, "train")) == {data[0].seed, data[3].seed}
+
+
+def test_an_episode_without_annotations_is_still_acted_on(data: EpisodeDataset, folders: tuple[Path, Path]) -> None:
+    model = stage2.begin(*folders).model
+    silent = MixedData(data, PROMPTER, model, data.statistics(), {}, question, Recipe.load(), seed=0)
+    prompt = silent.said("context", data[0], 0, np.random.default_rng(0))
+    assert torch.equal(prompt.ids, PROMPTER.think_example(data[0].instruction, data[0].reply).ids)
 
 
 def test_shares_that_do_not_add_up_are_refused(tmp_path: Path) -> None:

@@ -21,14 +21,21 @@ from torch import Tensor
 from model import checkpoints
 from model.checkpoints import Loaded
 from model.data.episodes import EpisodeDataset, EpisodeRow
+from model.data.phrases import Kind
+from model.data.questions import load_catalog
+from model.data.scenes import SceneDataset
+from model.data.splits import Split
 from model.data.statistics import ActionStatistics
+from model.data.vla_it import AnnotatedEpisode, read_vla_it
 from model.instructvla import InstructVLA
 from model.language import IGNORE
 from model.prompts import Prompter, PromptIds
-from model.training.align import Example
+from model.training.align import Example, SceneQuestions, exact_match
 from model.training.stage1 import ActionBatch, ActionData
-from model.training.trainer import Group
+from model.training.trainer import Group, TrainingConfig, train
 
+ANNOTATIONS = "annotations.json"
+"""The file beside the episodes that `collect --annotate` writes."""
 RECIPE = Path(__file__).with_suffix(".yaml")
 ACTION, LANGUAGE = 0, 1
 """Which LoRA expert is which."""
@@ -37,10 +44,10 @@ NEAR = 0.05
 TEST_SEQUENCES = 6
 ACTION_GATE = 0.75
 """Weight of the action expert on every token before the scale head has learned anything."""
-Speech = tuple[list[tuple[str, str]], str, str]
-"""What is said around one demonstration: question-answer turns before it, the instruction, the reply."""
-Speaker = Callable[[str, EpisodeRow, int, np.random.Generator], Speech]
-"""(kind of sequence, episode, step, random) -> what is said."""
+CAPTION_REQUEST = "Describe what is on the table."
+"""VLA-IT files hold captions without a request for one."""
+TOLD: dict[str, tuple[Kind, ...]] = {"describe": ("Caption", "QA"), "context": ("CC",), "rewrite": ("CR",)}
+"""Which annotations each kind of sequence is made from."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +93,13 @@ class MixedData(ActionData):
         prompter: Prompter,
         model: InstructVLA,
         statistics: ActionStatistics,
-        speak: Speaker,
+        told: Mapping[int, AnnotatedEpisode],
         multimodal: Callable[[int], Example],
         recipe: Recipe,
         seed: int,
     ) -> None:
         super().__init__(episodes, prompter, model, statistics, seed, recipe.action_sequences, recipe.frames)
-        self._speak, self._multimodal = speak, multimodal
+        self._told, self._multimodal = told, multimodal
         self._kinds, self._shares = list(recipe.sequences), list(recipe.sequences.values())
 
     def mixed(self, step: int) -> MixedBatch:
@@ -108,10 +115,25 @@ class MixedData(ActionData):
             return self.prompter.act_example(row.instruction)
         if kind == "think":
             return self.prompter.think_example(row.instruction, row.reply)
-        turns, instruction, reply = self._speak(kind, row, step, random)
-        if turns:
-            return self.prompter.conversation(turns, instruction)
-        return self.prompter.think_example(instruction, reply)
+        annotated = self._told.get(row.seed)
+        choices = [one for told in TOLD[kind] for one in annotated.of(told)] if annotated is not None else []
+        if not choices:  # a pair of another split, or a scene that nothing of this kind can be said about
+            return self.prompter.think_example(row.instruction, row.reply)
+        chosen = choices[int(random.integers(len(choices)))]
+        if kind == "describe":
+            return self.prompter.conversation([(chosen.question or CAPTION_REQUEST, chosen.answer)], row.instruction)
+        return self.prompter.think_example(chosen.question, chosen.answer)
+
+
+def told_about(folder: Path, episodes: EpisodeDataset, split: Split) -> dict[int, AnnotatedEpisode]:
+    """Annotations of a split by the episodes' scene seeds. Raises `ValueError` where the set has none."""
+    path = folder / ANNOTATIONS
+    if not path.exists():
+        command = f"python app.py collect --out {folder} --annotate grammar"
+        raise ValueError(f"{folder} has no {ANNOTATIONS}: run `{command}`.")
+    every = read_vla_it(path)
+    known = {episodes[index].seed: every.get(episodes.key(index)) for index in range(len(episodes))}
+    return {seed: told for seed, told in known.items() if told is not None and told.split in (None, split)}
 
 
 def losses(model: InstructVLA, batch: MixedBatch, weights: Mapping[str, float]) -> dict[str, Tensor]:
@@ -221,3 +243,54 @@ class Validation:
         values["gate_queries"] = gates[prompts.query_positions][:, ACTION].mean()
         values["gate_text"] = gates[spoken][:, ACTION].mean()
         return {name: float(value) for name, value in values.items()}
+
+
+def run(
+    data: Path,
+    scenes: Path,
+    stage1: Path,
+    aligned: Path | None,
+    out: Path,
+    *,
+    minutes: float | None = None,
+    steps: int = 4000,
+    seed: int = 0,
+    recipe: Path = RECIPE,
+) -> None:
+    """Tune the checkpoint `stage1` on annotated episodes in `data` and pictures in `scenes`; see `begin`.
+
+    Keeps the best model under `out/checkpoint`. Resumes when `out` holds an unfinished run. Raises `ValueError` where
+    something is missing.
+    """
+    settings = Recipe.load(recipe)
+    torch.manual_seed(seed)
+    loaded = begin(stage1, aligned)
+    model, prompter, statistics = loaded.model, loaded.prompter, loaded.statistics
+    assert statistics is not None
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    catalog, pictures = load_catalog(), settings.multimodal_pictures
+    questions = SceneQuestions(SceneDataset(scenes, "train"), catalog, prompter, model.config, pictures, seed)
+    held_out = SceneDataset(scenes, "held_out")
+    sets = {split: EpisodeDataset(data, split=split) for split in ("train", "held_out")}
+    train_set = MixedData(
+        sets["train"], prompter, model, statistics, told_about(data, sets["train"], "train"), questions, settings, seed
+    )
+    test_set = MixedData(
+        sets["held_out"], prompter, model, statistics, told_about(data, sets["held_out"], "validation"), questions,
+        settings, seed,
+    )  # fmt: skip
+    validation = Validation(test_set, lambda model: exact_match(model, prompter, held_out, catalog))
+    chosen = groups(model, settings.learning_rate)
+    config = TrainingConfig(
+        folder=out, steps=steps, seed=seed, warmup=50, schedule="cosine", minutes=minutes, evaluate_every=200,
+        save_every=200, workers=1, best=("language", "min"),
+    )  # fmt: skip
+    train(
+        model,
+        chosen,
+        train_set.mixed,
+        lambda batch: losses(model, batch, settings.weights),
+        config,
+        evaluate=lambda: validation(model),
+        keep=lambda: checkpoints.save(model, out / "checkpoint", statistics=statistics),
+    )
