@@ -7,9 +7,10 @@ import json
 import logging
 import socket
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,6 +18,7 @@ from app.train_cli import train
 
 if TYPE_CHECKING:
     from model.engine import Engine
+    from sim.interface import Policy
 
 cli = typer.Typer(
     help="InstructVLA: type an instruction, watch the model reason and move a simulated robot.",
@@ -72,29 +74,83 @@ def doctor(
 def evaluate(
     suite: Annotated[str, typer.Option(help="Name of a suite in assets/suites, or the path of a .yaml file.")],
     model: Model = "nano",
-    think: Annotated[bool, typer.Option("--think/--no-think", help="Write a thought before planning.")] = True,
+    think: Annotated[Literal["on", "off"], typer.Option(help="Write a thought before planning.")] = "on",
     episodes: Annotated[int | None, typer.Option(min=1, help="Seeds per task; default: the suite's.")] = None,
     workers: Workers = 2,
     file: JsonFile = None,
+    failures: Annotated[Path | None, typer.Option(file_okay=False, help="Keep videos of failed episodes here.")] = None,
+    oracle: Annotated[bool, typer.Option("--planner-oracle", help="Say each goal in its plainest words.")] = False,
+    planner: Annotated[str | None, typer.Option("--planner-url", help="A vision model rewrites instructions.")] = None,
+    planner_model: Annotated[str | None, typer.Option(help="That model's name at its address.")] = None,
 ) -> None:
-    """Play a suite and report success per task with 95 % Wilson intervals. With --json a stopped run goes on."""
-    check_model(model)
+    """Play a suite and report success per task with 95 % Wilson intervals. With --json a stopped run goes on.
+
+    `--model random` acts without looking. Runs with the same seeds are put side by side by `compare`.
+    """
+    if model != "random":
+        check_model(model)
+    if model in ("random", "expert") and (oracle or planner):
+        raise ValueError(f"The {model} policy reads no instruction: a planner needs a model that does.")
+    if planner is not None and planner_model is None:
+        raise ValueError("Name the planner's model with --planner-model.")
+    from app.evaluating import failure_videos, print_report
     from sim.evaluate import evaluate as play
     from sim.suite import load_suite
 
-    tasks = load_suite(suite)
+    tasks, on_episode = load_suite(suite), failure_videos(failures) if failures is not None else None
+    make, name = contestant(model, think == "on", planner, planner_model)
+    if oracle:
+        from app.baselines import told_the_truth
+
+        tasks, name = told_the_truth(tasks), f"{name}, oracle planner"
+    report = play(
+        tasks, make, name, episodes=episodes, workers=workers, json_path=file, record=failures is not None,
+        on_episode=on_episode,
+    )  # fmt: skip
+    print_report(report)
+
+
+def contestant(
+    model: str, think: bool, planner: str | None, planner_model: str | None
+) -> tuple[Callable[[], Policy] | Literal["expert"], str]:
+    """What plays, and its name in reports, which changes with the weights."""
     if model == "expert":
-        report = play(tasks, "expert", "expert", episodes=episodes, workers=workers, json_path=file)
-    else:
-        engine = load(model)
-        name = f"{model} ({fingerprint(model)}), {'thinking' if think else 'not thinking'}"
-        report = play(tasks, lambda: engine.policy(think), name, episodes=episodes, workers=workers, json_path=file)
-    print(f"\n{report.model} on {report.suite}\n{'task':<24}{'success':>10}{'95 % interval':>18}{'steps':>8}{'Hz':>8}")
-    for task in report.tasks:
-        interval = f"{task.wilson_low:.0%} - {task.wilson_high:.0%}"
-        count = f"{task.successes}/{task.episodes}"
-        print(f"{task.name:<24}{count:>10}{interval:>18}{task.mean_steps:>8.1f}{task.control_hz:>8.1f}")
-    print(f"{'mean success':<24}{report.mean_success:>10.1%}")
+        return "expert", "expert"
+    from app.baselines import Planner, RandomPolicy, planned
+
+    if model == "random":
+        return RandomPolicy, "random"
+    engine = load(model)
+    name = f"{model} ({fingerprint(model)}), {'thinking' if think else 'not thinking'}"
+
+    def make() -> Policy:
+        return engine.policy(think)
+
+    if planner is None:
+        return make, name
+    from app.endpoint import ChatEndpoint
+
+    return planned(Planner(ChatEndpoint(planner, planner_model or "")), make), f"{name}, planner {planner_model}"
+
+
+@cli.command()
+def compare(
+    reports: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Files of `evaluate --json`.")],
+    table: Annotated[Path | None, typer.Option("--markdown", dir_okay=False, help="Write the tables here.")] = None,
+    png: Annotated[Path | None, typer.Option(dir_okay=False, help="Draw the means here.")] = None,
+) -> None:
+    """Put evaluations side by side, each against the first, with McNemar's exact test on the episodes they share."""
+    from sim.compare import markdown, plot
+    from sim.evaluate import Report
+
+    loaded = [Report.load(path) for path in reports]
+    text = markdown(loaded)
+    print(text)
+    if table is not None:
+        table.parent.mkdir(parents=True, exist_ok=True)
+        table.write_text(text, encoding="utf-8")
+    if png is not None:
+        plot(loaded, png)
 
 
 @cli.command()

@@ -22,18 +22,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from model.data.phrases import Grammar
 from model.data.splits import pair_split
-from model.data.things import load_catalog, with_article
+from model.data.things import load_catalog
 from model.data.wording import phrases, sentences
 from sim import objects, tasks
 from sim.tasks import DRAWERS, Goal
 
 OUT = Path(__file__).parent / "suites" / "tabletop-instruct.yaml"
 FIRST_SEED, SEED_STEP, TRIALS = 1_200_000, 100, 14
+AGGREGATION = 50
+"""So many tasks come before those of situated reasoning."""
 VARIED_SHARE = 5 / 8
 """Tasks with another table, light and camera: as many as SimplerEnv-Instruct has in unseen surroundings."""
 HEADER = """\
-# Written by `python assets/build_suite.py`. The first 50 tasks are instruction aggregation (verbs, languages, attributes,
-# other words, unseen objects, letters), the last 30 situated reasoning (steps, common sense, tools, exceptions).
+# Written by `python assets/build_suite.py`. The first 50 tasks are instruction aggregation (verbs, languages,
+# attributes, other words, unseen objects, letters), the last 30 situated reasoning (steps, common sense, tools,
+# exceptions).
 """
 CATALOG = load_catalog(unseen=True)
 GRAMMAR = Grammar(unseen=True)
@@ -151,7 +154,8 @@ def designs() -> list[Design]:
              ("pick", "pick", "pick", "pick", "put_on", "put_on", "put_in", "near")]  # fmt: skip
     made += [Design("tools", kind, situation("need"), extra=3, sources=TOOLS) for kind in ("pick", "pick", "put_on")]
     made += [Design("tools", kind, situation("drawer_need")) for kind in ("open", "close", "open")]
-    made += [Design("exceptions", kind, situation("negative"), extra=3) for kind in ("pick", "put_on", "put_in", "pick")]
+    kinds = ("pick", "put_on", "put_in", "pick")
+    made += [Design("exceptions", kind, situation("negative"), extra=3) for kind in kinds]
     made += [Design("exceptions", "pick", anything_but, extra=1, exception=True) for _ in range(2)]
     return made
 
@@ -244,7 +248,9 @@ def build() -> dict[str, Any]:
             used = set()
         counts[design.category] = counts.get(design.category, 0) + 1
         name = f"{design.category} {counts[design.category]}"
-        task = {"name": name, **task, "seeds": {"start": FIRST_SEED + index * SEED_STEP, "count": TRIALS}}
+        group = "aggregation" if index < AGGREGATION else "situated"
+        seeds = {"start": FIRST_SEED + index * SEED_STEP, "count": TRIALS}
+        task = {"name": name, "group": group, **task, "seeds": seeds}
         if index * VARIED_SHARE % 1 < VARIED_SHARE:
             task["vary"] = ["light", "texture", "camera"]
         made.append(task)

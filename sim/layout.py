@@ -125,7 +125,7 @@ def _place(
 def draw_layout(spec: SceneSpec) -> Layout:
     """Lay out a scene. Same spec, same layout. Extra objects for which there is no free place are left out."""
     generator = np.random.default_rng([spec.seed, 7])
-    goal, drawer_task = spec.goal, spec.goal.kind in ("open", "close")
+    drawer_task = spec.goal.kind in ("open", "close")
     wanted = [] if drawer_task else spec.named
     poses: dict[str, tuple[float, float, float]] = {}
     for _ in range(50):

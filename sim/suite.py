@@ -58,6 +58,7 @@ class TaskSpec(_Strict):
     """One row of a result table: a goal, or a family whose goals are drawn from the seeds, and its scenes."""
 
     name: str = Field(min_length=1, max_length=80)
+    group: str = Field(default="", max_length=80)
     kind: Kind | None = None
     goal: Goal | None = None
     then: Goal | None = None

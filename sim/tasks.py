@@ -165,7 +165,7 @@ class SceneSpec(BaseModel):
     @property
     def text(self) -> str:
         """The instruction the policy gets."""
-        return self.instruction if self.instruction is not None else instruction(self.goal)
+        return self.instruction if self.instruction is not None else ", then ".join(map(instruction, self.steps))
 
     @property
     def limit(self) -> int:
