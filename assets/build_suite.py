@@ -149,7 +149,7 @@ def designs() -> list[Design]:
     made += [Design("steps", kind, situation("steps"), extra=3) for kind in ("pick", "put_on", "put_in", "near")]
     made += [Design("steps", "open", situation("steps")), Design("steps", "close", situation("steps"))]
     made += [Design("both steps", first, both_steps, extra=1, then=then) for first, then in
-             (("put_on", "pick"), ("stack", "pick"), ("put_in", "near"), ("close", "open"))]  # fmt: skip
+             (("put_on", "pick"), ("stack", "pick"), ("put_in", "near"), ("near", "pick"))]  # fmt: skip
     made += [Design("common sense", kind, situation("need"), extra=3) for kind in
              ("pick", "pick", "pick", "pick", "put_on", "put_on", "put_in", "near")]  # fmt: skip
     made += [Design("tools", kind, situation("need"), extra=3, sources=TOOLS) for kind in ("pick", "pick", "put_on")]
@@ -189,9 +189,7 @@ def draw_task(design: Design, draw: random.Random, used: set[str]) -> dict[str, 
         return None
     then, also, excluded = None, [], None
     named = [name for name in (goal.source, goal.target) if name and name not in DRAWERS]
-    if design.then in ("open", "close"):
-        then = Goal(kind=design.then, target=draw.choice([name for name in DRAWERS if name != goal.target]))
-    elif design.then == "pick":
+    if design.then == "pick":
         then = Goal(kind="pick", source=draw.choice([name for name in GRASPABLE if name not in named]))
     elif design.then is not None:
         fits = [g for g in tasks.goals(design.then) if not {g.source, g.target} & set(named) and g.target in GRASPABLE]
@@ -209,7 +207,7 @@ def draw_task(design: Design, draw: random.Random, used: set[str]) -> dict[str, 
     if design.exception:
         free = [name for name in free if CATALOG[name].category != CATALOG[named[0]].category]
     extra += draw.sample(free, max(0, design.extra - (len(extra) if design.beside else 0)))
-    if goal.kind in ("open", "close") and then is None:
+    if goal.kind in ("open", "close"):
         extra = extra[:1]
     # Places differ from trial to trial, so what is said may use none.
     spread = {name: (0.1 + 0.8 * (i + 1) / (len(named + extra) + 1), 0.6) for i, name in enumerate(named + extra)}

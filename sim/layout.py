@@ -157,9 +157,8 @@ def _draw_cabinet(spec: SceneSpec, generator: np.random.Generator) -> dict[str, 
     x, y, yaw = CABINET_POSE
     cabinet = (x + float(generator.uniform(-0.01, 0.01)), y + float(generator.uniform(-0.012, 0.012)), yaw)
     pulled = [0.0, 0.0, 0.0]
-    for step in spec.steps:
-        if step.kind == "close":
-            pulled[DRAWERS.index(step.target or "")] = float(generator.uniform(*PULLED))
+    if spec.goal.kind == "close":
+        pulled[DRAWERS.index(spec.goal.target or "")] = float(generator.uniform(*PULLED))
     return {"cabinet": cabinet, "drawers": (pulled[0], pulled[1], pulled[2])}
 
 

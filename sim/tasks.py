@@ -144,8 +144,8 @@ class SceneSpec(BaseModel):
         named = self.named
         if set(named) & set(extra) or len(set(extra)) != len(extra):
             raise ValueError("An object can be in a scene only once.")
-        if len({goal.kind in ("open", "close") for goal in self.steps}) > 1:
-            raise ValueError("A drawer and an object cannot be two steps of one task: a scene has either.")
+        if self.then is not None and any(goal.kind in ("open", "close") for goal in self.steps):
+            raise ValueError("A drawer cannot be one of two steps: the two goals have to be about objects.")
         if not {name for goal in self.also for name in (goal.source, goal.target) if name} <= {*named, *extra}:
             raise ValueError("What `also` is about must be in the scene: name it under objects.")
         if len(extra) > 5:
