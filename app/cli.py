@@ -268,6 +268,25 @@ def ask(
     print()
 
 
+@cli.command()
+def quiz(
+    photos: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder with labels.jsonl and pictures.")],
+    model: Annotated[str, typer.Option(help="`nano` or a checkpoint folder.")] = "nano",
+    limit: Annotated[int, typer.Option(min=1, help="Photographs to ask about.")] = 300,
+    file: JsonFile = None,
+) -> None:
+    """Ask about held-out photographs: exact match per kind of question, and closed-set accuracy over the labels."""
+    check_learned(model)
+    from model.data.photos import PhotoSet
+    from model.training.answering import photo_scores
+
+    engine = load(model)
+    scores = photo_scores(engine.model, engine.prompter, PhotoSet(photos, "test"), limit)
+    for name, value in scores.items():
+        print(f"{name:<20}{value:>10.0f}" if name == "questions" else f"{name:<20}{value:>10.1%}")
+    write_json(file, scores)
+
+
 def check_model(name: str) -> None:
     """Raise `ValueError` for a model that cannot exist, before anything slow is imported."""
     if name not in ("nano", "expert") and not Path(name).is_dir():
