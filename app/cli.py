@@ -6,6 +6,7 @@ import json
 import logging
 import socket
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,6 +17,7 @@ from app.train_cli import train
 
 if TYPE_CHECKING:
     from model.engine import Engine
+    from sim.interface import Policy
 
 cli = typer.Typer(
     help="InstructVLA: type an instruction, watch the model reason and move a simulated robot.",
@@ -92,14 +94,27 @@ def fetch(
 def evaluate(
     suite: Annotated[str, typer.Option(help="Name of a suite in assets/suites, or the path of a .yaml file.")],
     model: Model = "nano",
-    think: Annotated[bool, typer.Option("--think/--no-think", help="Write a thought before planning.")] = True,
+    think: Annotated[Literal["on", "off"], typer.Option(help="Write a thought before planning.")] = "on",
     episodes: Annotated[int | None, typer.Option(min=1, help="Seeds per task; default: the suite's.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Step limit; default: the suite's.")] = None,
     workers: Workers = 2,
     file: JsonFile = None,
+    failures: Annotated[Path | None, typer.Option(file_okay=False, help="Keep videos of failed episodes here.")] = None,
+    oracle: Annotated[bool, typer.Option("--planner-oracle", help="Say each goal in its plainest words.")] = False,
+    planner: Annotated[str | None, typer.Option("--planner-url", help="A vision model rewrites instructions.")] = None,
+    planner_model: Annotated[str | None, typer.Option(help="That model's name at its address.")] = None,
 ) -> None:
-    """Play a suite and report success per task with 95 % Wilson intervals. With --json a stopped run goes on."""
-    check_model(model)
+    """Play a suite and report success per task with 95 % Wilson intervals. With --json a stopped run goes on.
+
+    `--model random` acts without looking. Runs with the same seeds are put side by side by `compare`.
+    """
+    if model != "random":
+        check_model(model)
+    if model in ("random", "expert") and (oracle or planner):
+        raise ValueError(f"The {model} policy reads no instruction: a planner needs a model that does.")
+    if planner is not None and planner_model is None:
+        raise ValueError("Name the planner's model with --planner-model.")
+    from app.evaluating import failure_videos, print_report
     from sim.evaluate import evaluate as play
     from sim.suite import load_suite
 
@@ -107,21 +122,60 @@ def evaluate(
     tasks.require_assets()
     if steps is not None:
         tasks = tasks.limited(steps)
+    on_episode = failure_videos(failures) if failures is not None else None
+    make, name = contestant(model, think == "on", planner, planner_model)
+    if oracle:
+        from app.baselines import told_the_truth
+
+        tasks, name = told_the_truth(tasks), f"{name}, oracle planner"
+    report = play(
+        tasks, make, name, episodes=episodes, workers=workers, json_path=file, record=failures is not None,
+        on_episode=on_episode,
+    )  # fmt: skip
+    print_report(report, {scene.limit for _, scene in tasks.scenes(1)})
+
+
+def contestant(
+    model: str, think: bool, planner: str | None, planner_model: str | None
+) -> tuple[Callable[[], Policy] | Literal["expert"], str]:
+    """What plays, and its name in reports, which changes with the weights."""
     if model == "expert":
-        report = play(tasks, "expert", "expert", episodes=episodes, workers=workers, json_path=file)
-    else:
-        engine = load(model)
-        name = f"{model} ({engine.fingerprint()[:8]}), {'thinking' if think else 'not thinking'}"
-        report = play(tasks, lambda: engine.policy(think), name, episodes=episodes, workers=workers, json_path=file)
-    limits = sorted({scene.limit for _, scene in tasks.scenes(1)})
-    rules = f"at most {' or '.join(map(str, limits))} steps, success: {report.success}"
-    print(f"\n{report.model} on {report.suite}, {rules}")
-    print(f"{'task':<24}{'success':>10}{'95 % interval':>18}{'steps':>8}{'Hz':>8}")
-    for task in report.tasks:
-        interval = f"{task.wilson_low:.0%} - {task.wilson_high:.0%}"
-        count = f"{task.successes}/{task.episodes}"
-        print(f"{task.name:<24}{count:>10}{interval:>18}{task.mean_steps:>8.1f}{task.control_hz:>8.1f}")
-    print(f"{'mean success':<24}{report.mean_success:>10.1%}")
+        return "expert", "expert"
+    from app.baselines import Planner, RandomPolicy, planned
+
+    if model == "random":
+        return RandomPolicy, "random"
+    engine = load(model)
+    name = f"{model} ({engine.fingerprint()[:8]}), {'thinking' if think else 'not thinking'}"
+
+    def make() -> Policy:
+        return engine.policy(think)
+
+    if planner is None:
+        return make, name
+    from app.endpoint import ChatEndpoint
+
+    return planned(Planner(ChatEndpoint(planner, planner_model or "")), make), f"{name}, planner {planner_model}"
+
+
+@cli.command()
+def compare(
+    reports: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Files of `evaluate --json`.")],
+    table: Annotated[Path | None, typer.Option("--markdown", dir_okay=False, help="Write the tables here.")] = None,
+    png: Annotated[Path | None, typer.Option(dir_okay=False, help="Draw the means here.")] = None,
+) -> None:
+    """Put evaluations side by side, each against the first, with McNemar's exact test on the episodes they share."""
+    from sim.compare import markdown, plot
+    from sim.evaluate import Report
+
+    loaded = [Report.load(path) for path in reports]
+    text = markdown(loaded)
+    print(text)
+    if table is not None:
+        table.parent.mkdir(parents=True, exist_ok=True)
+        table.write_text(text, encoding="utf-8")
+    if png is not None:
+        plot(loaded, png)
 
 
 @cli.command()
@@ -244,6 +298,28 @@ def ask(
     for piece in load(model).ask(picture, question):
         print(piece, end="", flush=True)
     print()
+
+
+@cli.command()
+def quiz(
+    photos: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder with labels.jsonl and pictures.")],
+    model: Annotated[str, typer.Option(help="`nano` or a checkpoint folder.")] = "nano",
+    limit: Annotated[int, typer.Option(min=1, help="Photographs to ask about.")] = 300,
+    file: JsonFile = None,
+) -> None:
+    """Ask about held-out photographs: exact match per kind of question, and closed-set accuracy over the labels."""
+    check_learned(model)
+    from model.data.photos import PhotoSet
+    from model.released_checkpoints import Released
+    from model.training.answering import photo_scores
+
+    loaded = load(model).loaded
+    if isinstance(loaded, Released):
+        raise ValueError("The photographs are asked about in the nano's way: choose nano or a checkpoint of its kind.")
+    scores = photo_scores(loaded.model, loaded.prompter, PhotoSet(photos, "test"), limit)
+    for name, value in scores.items():
+        print(f"{name:<20}{value:>10.0f}" if name == "questions" else f"{name:<20}{value:>10.1%}")
+    write_json(file, scores)
 
 
 def check_model(name: str) -> None:

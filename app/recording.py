@@ -129,7 +129,7 @@ class Recorder:
             draft.subtitles.write_text(self._webvtt(), encoding="utf-8")
             lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in self._lines)
             draft.log.write_text("".join(lines), encoding="utf-8")
-            _encode(self._frames, draft.video)
+            encode(self._frames, draft.video)
             return Recording(draft.folder.rename(root / name))
         except (OSError, subprocess.SubprocessError) as error:
             shutil.rmtree(draft.folder, ignore_errors=True)
@@ -157,8 +157,11 @@ def summary(outcome: Outcome) -> str:
     return f"{verdict} after {steps}. The rule: {outcome.rule.rstrip('.')}."
 
 
-def _encode(frames: list[bytes], target: Path) -> None:
-    """Turn JPEG frames into an H.264 file; ffmpeg reads them as they are, so Python never decodes one."""
+def encode(frames: list[bytes], target: Path) -> None:
+    """Turn JPEG frames into an H.264 file; ffmpeg reads them as they are, so Python never decodes one.
+
+    Raises OSError or subprocess.SubprocessError where the disk or ffmpeg refuses.
+    """
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error"]
     command += ["-f", "image2pipe", "-c:v", "mjpeg", "-framerate", str(CONTROL_HZ), "-i", "pipe:0"]
     # JPEG is full-range YUV and may have odd sides; browsers want limited range and even sides.

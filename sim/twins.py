@@ -90,7 +90,7 @@ class TwinScene(BaseModel):
     seed: int = Field(ge=0)
     instruction: str | None = None
     step_limit: int | None = Field(default=None, ge=1)
-    ending: Ending = "first"
+    success: Ending = "first"
 
     @model_validator(mode="after")
     def _check(self) -> TwinScene:
