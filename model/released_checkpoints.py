@@ -44,7 +44,7 @@ LICENCE = (
     "Released InstructVLA checkpoints contain Eagle2's weights (NVIDIA, CC-BY-NC-4.0: no commercial use). "
     "Going on means that you accept this licence."
 )
-REOPEN_BYTES = 2**28
+REOPEN_BYTES = 2**27
 """A mapped file is opened anew after so much of it was read, so that what was read does not stay in memory."""
 
 
@@ -257,7 +257,7 @@ def convert(run: Run) -> Path:
     if record.is_file() and json.loads(record.read_text())["stamp"] == run.stamp:
         return target
     config, book = plan(run)
-    logger.warning("Converting %s to bfloat16, once: a minute or two for a 2B model", run.name)
+    logger.warning("Converting %s to bfloat16, once; a 2B model takes a minute or two", run.name)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".converting-") as temporary:
         folder = Path(temporary) / "done"
