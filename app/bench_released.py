@@ -97,9 +97,12 @@ def bench_released(loaded: Released, times: int) -> list[Row]:
     noise = torch.zeros(1, action.chunk, action.action_dim, device=model.device)
     direct, other = prompter.act_now(TEXT), prompter.act_now("open the drawer")
 
-    def first_token() -> int:
+    def thought() -> tuple[float, float]:
+        """Seconds to the first token, and tokens a second after it."""
+        started = time.perf_counter()
         embeds, cache = model.open_prompt(prompter.think(TEXT), see(model, picture), THOUGHT_TOKENS)
-        return next(model.decoder.generate(embeds, cache, 1, stop_ids=()))
+        moments = [time.perf_counter() for _ in model.decoder.generate(embeds, cache, THOUGHT_TOKENS, stop_ids=())]
+        return moments[0] - started, (len(moments) - 1) / (moments[-1] - moments[0])
 
     def step() -> Tensor:
         view = see(model, picture)
@@ -108,18 +111,16 @@ def bench_released(loaded: Released, times: int) -> list[Row]:
     with torch.inference_mode():
         view = see(model, picture)
         latents, pair = model.plan(direct, view), View(view.trunk, view.tokens.repeat(2, 1, 1))
-        first = seconds(model, first_token, times)
+        texts = [thought() for _ in range(times + 1)][1:]
         passes = seconds(model, lambda: model.plan(direct, see(model, picture)), times)
         both = seconds(model, lambda: model.plan_together([direct, other], pair), times)
         sampling = seconds(model, lambda: model.act(view, latents, proprio(model), noise), times)
         acting = seconds(model, step, times)
         thinking = seconds(model, lambda: cached_step(loaded, picture, noise, THOUGHT_TOKENS), times)
         in_between = (Schedule.think_every - 1) * statistics.median(acting)
-        text = [(THOUGHT_TOKENS - 1) / (all_of_it - statistics.median(first) - statistics.median(acting))
-                for all_of_it in thinking]  # fmt: skip
         rows = [
-            summarise("time to first token, thought", "ms", [1e3 * value for value in first]),
-            summarise("decoding, thought", "tokens/s", text, slow_end=5),
+            summarise("time to first token, thought", "ms", [1e3 * first for first, _ in texts]),
+            summarise("decoding, thought", "tokens/s", [rate for _, rate in texts], slow_end=5),
             summarise("VLM pass", "ms", [1e3 * value for value in passes]),
             summarise("VLM pass, two prompts, picture encoded", "ms", [1e3 * value for value in both]),
             summarise("action sampling", "ms", [1e3 * value for value in sampling]),
