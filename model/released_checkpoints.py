@@ -59,8 +59,9 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What the run is called."""
-        return self.folder.resolve().name
+        """What the run is called: a snapshot from the hub lies in a folder that is named after its commit."""
+        settings = json.loads((self.folder / "config.json").read_text())
+        return Path(settings.get("run_id") or self.folder.resolve().name).name
 
     def open(self) -> dict[str, Tensor]:
         """All tensors by canonical name, memory-mapped. Raises `ValueError` for a file that is not whole."""

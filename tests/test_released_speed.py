@@ -17,7 +17,7 @@ from model.experts import GatedLora
 from model.graphs import Recorded
 from model.instructvla import View
 from model.language import Decoder, RMSNorm
-from model.released_checkpoints import Released, find_run, plan, read
+from model.released_checkpoints import Released, find_run, load, plan, read
 from model.released_random import write_random_run
 from tests.tiny import TINY_RELEASED, observation
 from tests.upstream_sets import SETS
@@ -79,6 +79,24 @@ def test_caches_change_nothing_on_the_fixtures(fixtures: object) -> None:
         slowly_said, slow_action = uncached_step(released, image, start, 50)
     assert said == slowly_said
     torch.testing.assert_close(action, slow_action, atol=2e-4, rtol=1e-3)
+
+
+def test_everything_runs_in_bfloat16(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, and on a CPU where the model is big: no autocast, every weight in bfloat16."""
+    monkeypatch.setenv("INSTRUCTVLA_CACHE", str(tmp_path))
+    for name in ("stage2", "state", "stage1"):
+        exact, rough = lively(read(find_run(runs / name))), lively(load(runs / name))
+        rough.model.load_state_dict(exact.model.state_dict())
+        start = noise(exact)
+        with torch.inference_mode():
+            _, action = cached_step(rough, picture(), start, 6)
+            prompt, view = exact.prompter.act_after(TEXT, "I lift it."), see(exact.model, picture())
+            state = torch.zeros(1, 8) if name == "state" else None
+            expected = exact.model.act(view, exact.model.plan(prompt, view), state, start)
+            view = see(rough.model, picture())
+            ours = rough.model.act(view, rough.model.plan(prompt, view), state, start)
+        assert action.dtype == ours.dtype == torch.float32 and action.isfinite().all()
+        torch.testing.assert_close(ours, expected, atol=0.1, rtol=0.1)
 
 
 def counted(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
