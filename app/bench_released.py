@@ -49,12 +49,21 @@ def see(model: ReleasedVLA, picture: Image) -> View:
     return model.encode(tile(picture, config.vision.size).to(model.device), pictures)
 
 
-def cached_step(loaded: Released, picture: Image, noise: Tensor, tokens: int) -> tuple[list[int], Tensor]:
-    """A thought of `tokens` tokens and the chunk (1, T, 7) that follows it, the way a policy computes them."""
+def cached_step(
+    loaded: Released, picture: Image, noise: Tensor, tokens: int, moments: list[float] | None = None
+) -> tuple[list[int], Tensor]:
+    """A thought of `tokens` tokens and the chunk (1, T, 7) that follows it, the way a policy computes them.
+
+    Appends to `moments` when each token was there.
+    """
     model, prompt = loaded.model, loaded.prompter.think(TEXT)
     view = see(model, picture)
     embeds, cache = model.open_prompt(prompt, view, tokens)
-    said = list(model.decoder.generate(embeds, cache, tokens, stop_ids=()))
+    said: list[int] = []
+    for token in model.decoder.generate(embeds, cache, tokens, stop_ids=()):
+        said.append(token)
+        if moments is not None:
+            moments.append(time.perf_counter())
     latents = model.plan(after(loaded, said), view, cache, [*prompt.ids.tolist(), *said])
     return said, model.act(view, latents, proprio(model), noise)
 
@@ -97,12 +106,13 @@ def bench_released(loaded: Released, times: int) -> list[Row]:
     noise = torch.zeros(1, action.chunk, action.action_dim, device=model.device)
     direct, other = prompter.act_now(TEXT), prompter.act_now("open the drawer")
 
-    def thought() -> tuple[float, float]:
-        """Seconds to the first token, and tokens a second after it."""
-        started = time.perf_counter()
-        embeds, cache = model.open_prompt(prompter.think(TEXT), see(model, picture), THOUGHT_TOKENS)
-        moments = [time.perf_counter() for _ in model.decoder.generate(embeds, cache, THOUGHT_TOKENS, stop_ids=())]
-        return moments[0] - started, (len(moments) - 1) / (moments[-1] - moments[0])
+    def think() -> tuple[float, float, float]:
+        """Seconds to the first token, tokens a second after it, seconds until the action is there."""
+        started, moments = time.perf_counter(), list[float]()
+        _, chunk = cached_step(loaded, picture, noise, THOUGHT_TOKENS, moments)
+        chunk.cpu()  # waits for a GPU
+        rate = (THOUGHT_TOKENS - 1) / (moments[-1] - moments[0])
+        return moments[0] - started, rate, time.perf_counter() - started
 
     def step() -> Tensor:
         view = see(model, picture)
@@ -111,16 +121,15 @@ def bench_released(loaded: Released, times: int) -> list[Row]:
     with torch.inference_mode():
         view = see(model, picture)
         latents, pair = model.plan(direct, view), View(view.trunk, view.tokens.repeat(2, 1, 1))
-        texts = [thought() for _ in range(times + 1)][1:]
         passes = seconds(model, lambda: model.plan(direct, see(model, picture)), times)
         both = seconds(model, lambda: model.plan_together([direct, other], pair), times)
         sampling = seconds(model, lambda: model.act(view, latents, proprio(model), noise), times)
         acting = seconds(model, step, times)
-        thinking = seconds(model, lambda: cached_step(loaded, picture, noise, THOUGHT_TOKENS), times)
+        first, rates, thinking = zip(*[think() for _ in range(times)], strict=True)
         in_between = (Schedule.think_every - 1) * statistics.median(acting)
         rows = [
-            summarise("time to first token, thought", "ms", [1e3 * first for first, _ in texts]),
-            summarise("decoding, thought", "tokens/s", [rate for _, rate in texts], slow_end=5),
+            summarise("time to first token, thought", "ms", [1e3 * value for value in first]),
+            summarise("decoding, thought", "tokens/s", list(rates), slow_end=5),
             summarise("VLM pass", "ms", [1e3 * value for value in passes]),
             summarise("VLM pass, two prompts, picture encoded", "ms", [1e3 * value for value in both]),
             summarise("action sampling", "ms", [1e3 * value for value in sampling]),
@@ -143,15 +152,15 @@ def bench_released(loaded: Released, times: int) -> list[Row]:
 
 
 def seconds(model: ReleasedVLA, call: Callable[[], object], times: int) -> list[float]:
-    """Seconds of each call after one that warms up; a GPU is waited for."""
+    """Seconds of each call; a GPU is waited for. One more warms up, unless a single call is to be enough."""
     values = []
-    for _ in range(times + 1):
+    for _ in range(times + (times > 1)):
         started = time.perf_counter()
         call()
         if model.device.type == "cuda":
             torch.cuda.synchronize()
         values.append(time.perf_counter() - started)
-    return values[1:]
+    return values[-times:]
 
 
 def peak_memory() -> float:
