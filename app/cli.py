@@ -6,8 +6,9 @@ import json
 import logging
 import socket
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -23,6 +24,8 @@ cli = typer.Typer(
     add_completion=False,
 )
 cli.add_typer(train, name="train")
+assets = typer.Typer(help="Files that do not come with the project.", no_args_is_help=True)
+cli.add_typer(assets, name="assets")
 
 Model = Annotated[
     str,
@@ -75,12 +78,23 @@ def doctor(
     raise typer.Exit(report())
 
 
+@assets.command()
+def fetch(
+    pack: Annotated[Literal["simpler"], typer.Argument(help="`simpler`: SimplerEnv's WidowX scenes, 83 MB.")],
+) -> None:
+    """Download official assets into ManiSkill's folder ($MS_ASSET_DIR, default ~/.maniskill). Asks nothing; resumes."""
+    from sim.fetch import fetch as get
+
+    get()
+
+
 @cli.command()
 def evaluate(
     suite: Annotated[str, typer.Option(help="Name of a suite in assets/suites, or the path of a .yaml file.")],
     model: Model = "nano",
     think: Annotated[bool, typer.Option("--think/--no-think", help="Write a thought before planning.")] = True,
     episodes: Annotated[int | None, typer.Option(min=1, help="Seeds per task; default: the suite's.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Step limit; default: the suite's.")] = None,
     workers: Workers = 2,
     file: JsonFile = None,
 ) -> None:
@@ -90,13 +104,19 @@ def evaluate(
     from sim.suite import load_suite
 
     tasks = load_suite(suite)
+    tasks.require_assets()
+    if steps is not None:
+        tasks = tasks.limited(steps)
     if model == "expert":
         report = play(tasks, "expert", "expert", episodes=episodes, workers=workers, json_path=file)
     else:
         engine = load(model)
         name = f"{model} ({engine.fingerprint()[:8]}), {'thinking' if think else 'not thinking'}"
         report = play(tasks, lambda: engine.policy(think), name, episodes=episodes, workers=workers, json_path=file)
-    print(f"\n{report.model} on {report.suite}\n{'task':<24}{'success':>10}{'95 % interval':>18}{'steps':>8}{'Hz':>8}")
+    limits = sorted({scene.limit for _, scene in tasks.scenes(1)})
+    rules = f"at most {' or '.join(map(str, limits))} steps, success: {report.success}"
+    print(f"\n{report.model} on {report.suite}, {rules}")
+    print(f"{'task':<24}{'success':>10}{'95 % interval':>18}{'steps':>8}{'Hz':>8}")
     for task in report.tasks:
         interval = f"{task.wilson_low:.0%} - {task.wilson_high:.0%}"
         count = f"{task.successes}/{task.episodes}"
@@ -113,7 +133,17 @@ def collect(
     workers: Workers = 2,
     seed_start: Annotated[int, typer.Option(min=0, help="First scene seed.")] = 0,
     render: Annotated[bool, typer.Option("--render/--states-only", help="Store frames, missing ones too.")] = True,
+    driver: Annotated[str | None, typer.Option(help="Model that begins each episode; the expert corrects.")] = None,
     lerobot: Annotated[Path | None, typer.Option(help="Then write the set here as a LeRobotDataset v3.")] = None,
+    annotator: Annotated[
+        str | None, typer.Option("--annotate", help="Then annotate it: `grammar`, or the address of a vision model.")
+    ] = None,
+    annotator_model: Annotated[str | None, typer.Option(help="The model's name at that address.")] = None,
+    price: Annotated[
+        tuple[float, float] | None, typer.Option(help="Its dollars per million tokens in, out; for the estimate.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before an annotator that costs money.")] = False,
+    preview: Annotated[Path | None, typer.Option(file_okay=False, help="Then write a page about it here.")] = None,
 ) -> None:
     """Record the scripted expert (with disturbances and recoveries), or take still pictures of scenes."""
     from app.collecting import collect_episodes, collect_scenes, parse_kinds, render_missing
@@ -125,7 +155,14 @@ def collect(
         print(f"{collect_scenes(out, families, scenes, seed_start, workers)} new pictures in {out}")
         return
     if episodes:
-        tally = collect_episodes(out, families, episodes, seed_start, workers, render)
+        policy = None
+        if driver is not None:
+            if not render:
+                raise ValueError("A driver looks at pictures: leave out --states-only.")
+            check_learned(driver)
+            engine = load(driver)
+            policy = partial(engine.policy, False)
+        tally = collect_episodes(out, families, episodes, seed_start, workers, render, policy)
         print(f"{tally.recorded} recorded, {len(tally.failed)} dropped (the expert failed), {len(tally.errors)} errors")
     if render:
         print(f"{render_missing(out, workers)} episodes rendered afterwards")
@@ -134,6 +171,34 @@ def collect(
 
         export_lerobot(out, lerobot)
         print(f"{out} exported to {lerobot}")
+    if annotator is not None:
+        annotate_set(out, annotator, annotator_model, price, yes, workers)
+    if preview is not None:
+        from app.preview import write_preview
+
+        print(f"a page about {out}: {write_preview(out, preview)}")
+
+
+def annotate_set(
+    out: Path, annotator: str, model: str | None, price: tuple[float, float] | None, yes: bool, workers: int
+) -> None:
+    """Annotate a recorded set; says first what an endpoint will cost, and asks."""
+    from app.annotating import EndpointAnnotator, annotate, estimate, to_annotate
+    from app.endpoint import ChatEndpoint
+    from model.data.vla_it import GrammarAnnotator
+
+    if annotator == "grammar":
+        new = annotate(out, GrammarAnnotator(), workers)
+    else:
+        if model is None:
+            raise ValueError("Name the endpoint's model with --annotator-model.")
+        endpoint = ChatEndpoint(annotator, model)
+        bill = estimate(len(to_annotate(out)))
+        print(bill, f"${bill.cost(price):.2f}" if price else "(give --price for dollars)", sep=": ")
+        if bill.requests and not yes:
+            typer.confirm("Go on?", abort=True)
+        new = annotate(out, EndpointAnnotator(endpoint), workers, frames=True)
+    print(f"{new} episodes annotated in {out}")
 
 
 @cli.command()

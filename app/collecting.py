@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from model.data.episodes import EpisodeWriter, attach_frames, missing_frames
 from model.data.scenes import SceneWriter
 from sim.collect import EPISODE_DEADLINE_S, Tally, collect, render_states
-from sim.interface import Episode
+from sim.interface import Episode, Policy
 from sim.tasks import KINDS, Kind, SceneSpec, sample_goal
 from sim.worker import SimWorker, WorkerPool
 
@@ -26,9 +26,17 @@ MOST_STEPS = 30
 
 
 def collect_episodes(
-    out: Path, kinds: Sequence[Kind], episodes: int, seed_start: int, workers: int, render: bool
+    out: Path,
+    kinds: Sequence[Kind],
+    episodes: int,
+    seed_start: int,
+    workers: int,
+    render: bool,
+    driver: Callable[[], Policy] | None = None,
 ) -> Tally:
     """Record demonstrations into `out`; seeds that are there already are left out, so a stopped run goes on.
+
+    With a `driver` they are corrections: it plays first, then the expert takes over.
 
     Raises `ValueError` where the seeds reach into those reserved for evaluation.
     """
@@ -43,6 +51,7 @@ def collect_episodes(
             image_size=FRAME_SIZE,
             done=writer.done_seeds(),
             tally=tally,
+            driver=driver,
         )
         for episode in recorded:
             writer.add(episode)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -42,13 +42,45 @@ def stage1(
     minutes: Minutes = None,
     seed: Seed = 0,
     freeze_language: Annotated[bool, typer.Option("--freeze-language", help="Train the action expert alone.")] = False,
+    without: Annotated[
+        Literal["film", "second-look", "language-motion"] | None, typer.Option(help="Ablation: leave this part out.")
+    ] = None,
     resume: Resume = False,
 ) -> None:
     """Action pre-training: language loss, flow matching and pointing, from the aligned model."""
     from model.training.stage1 import run
 
     check_folder(out, resume)
-    run(data, aligned, out, minutes=minutes, steps=steps, seed=seed, freeze_language=freeze_language)
+    run(data, aligned, out, minutes=minutes, steps=steps, seed=seed, freeze_language=freeze_language, without=without)
+
+
+@train.command()
+def stage2(
+    data: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Episodes, annotated by `collect`.")],
+    scenes: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Still pictures to ask about.")],
+    acting: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Checkpoint that `train stage1` left.")],
+    out: Out,
+    aligned: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Checkpoint whose LoRA is the language expert's.")
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Another stage2.yaml.")] = None,
+    without: Annotated[
+        Literal["experts", "descriptions", "frozen-backbone"] | None,
+        typer.Option(help="Ablation: one LoRA for both, no questions and captions, or full fine-tuning."),
+    ] = None,
+    steps: Steps = 4000,
+    minutes: Minutes = None,
+    seed: Seed = 0,
+    resume: Resume = False,
+) -> None:
+    """Instruction tuning: two experts and their gates learn free-form requests, and to answer as before."""
+    from model.training.stage2 import RECIPE, run
+
+    check_folder(out, resume)
+    run(
+        data, scenes, acting, aligned, out, minutes=minutes, steps=steps, seed=seed, recipe=recipe or RECIPE,
+        without=without,
+    )  # fmt: skip
 
 
 def check_folder(out: Path, resume: bool) -> None:

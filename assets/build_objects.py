@@ -16,12 +16,14 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parent))
 
 from modelling import cabinet
-from modelling.catalogue import GRASPABLES, TARGETS
+from modelling.catalogue import GRASPABLES, TARGETS, UNSEEN
 from modelling.model import Model
 from modelling.shapes import write_glb
 
 ASSETS = Path(__file__).parent
-ATTRIBUTES: dict[str, dict[str, Any]] = yaml.safe_load((ASSETS / "modelling" / "attributes.yaml").read_text())
+ATTRIBUTES: dict[str, dict[str, Any]] = yaml.safe_load(
+    (ASSETS / "modelling" / "attributes.yaml").read_text(encoding="utf-8")
+)
 HEADER = """\
 # Written by `python assets/build_objects.py`; words come from modelling/attributes.yaml, numbers from the shapes.
 # Metres and kilograms; object frame: origin on the table under the grasp (targets: under the middle), z up.
@@ -92,7 +94,7 @@ def cabinet_entry() -> dict[str, Any]:
 
 def build(ids: list[str]) -> None:
     """Write the meshes of `ids`, or everything and the data file when there are none."""
-    makers = {**GRASPABLES, **TARGETS}
+    makers = {**GRASPABLES, **TARGETS, **UNSEEN}
     unknown = sorted(set(ids) - set(makers))
     if unknown:
         raise ValueError(f"unknown object {unknown[0]!r}; choose from {', '.join(makers)}")
@@ -102,12 +104,12 @@ def build(ids: list[str]) -> None:
             continue
         model = make()
         write_model(name, model, ASSETS / "objects" / name)
-        records[name] = entry(name, model, "graspable" if name in GRASPABLES else "target")
+        records[name] = entry(name, model, "target" if name in TARGETS else "graspable")
     if not ids:
         cabinet.build(ASSETS / "cabinet")
         records["cabinet"] = cabinet_entry()
-        text = yaml.safe_dump(records, sort_keys=False, default_flow_style=None, width=110)
-        (ASSETS / "objects.yaml").write_text(HEADER + text)
+        text = yaml.safe_dump(records, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+        (ASSETS / "objects.yaml").write_text(HEADER + text, encoding="utf-8")
 
 
 if __name__ == "__main__":

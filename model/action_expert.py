@@ -218,8 +218,9 @@ class ActionExpert(nn.Module):
         x = trunk
         for block, film in zip(self.blocks, self.film, strict=True):
             gamma, beta = film(mean)[:, None].chunk(2, dim=-1)
-            x = block(x, film=(gamma, beta))
-        return self.norm(x)[:, 1:]
+            x = block(x, film=(gamma, beta) if self.config.action.film else None)
+        features = self.norm(x)[:, 1:]
+        return features if self.config.action.second_look else torch.zeros_like(features)
 
     def context(self, trunk: Tensor, latents: Tensor, proprio: Tensor) -> Context:
         """Encode one observation: trunk (B, 1 + N, Dv), latents (B, Q, D), raw proprio (B, 8)."""

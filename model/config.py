@@ -84,6 +84,10 @@ class ActionConfig:
     proprio_dim: int = 8
     euler_steps: int = 10
     sigma_min: float = 0.001
+    film: bool = True
+    """Ablation: False keeps the second look at the picture blind to the latent action."""
+    second_look: bool = True
+    """Ablation: False hides the picture from the action expert, which then has latents and state alone."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,8 @@ class InstructVLAConfig:
 
     queries: int = 8
     system_prompt: str = ""
+    tuned_backbone: bool = False
+    """Ablation: the language backbone was fine-tuned in full, and checkpoints carry it."""
     vision: VisionConfig = field(default_factory=VisionConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)

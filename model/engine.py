@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -101,25 +101,36 @@ class Engine:
             raise ValueError(f"{self.name} answers questions but has not been taught to act: train stage 1 first.")
         return InstructPolicy(loaded.model, loaded.prompter, loaded.statistics, think=think, lock=self._lock)
 
-    def ask(self, image: Image, question: str, should_stop: Callable[[], bool] | None = None) -> Iterator[str]:
-        """Stream an answer about a picture (H, W, 3) uint8, piece by piece."""
+    def ask(
+        self,
+        image: Image,
+        question: str,
+        should_stop: Callable[[], bool] | None = None,
+        history: Sequence[tuple[str, str]] = (),
+    ) -> Iterator[str]:
+        """Stream an answer about a picture (H, W, 3) uint8, piece by piece.
+
+        `history` holds the (question, answer) turns before it about the same picture.
+        """
         self.wait()
         with inference(self.model, self._lock):
-            embeds, cache, room = self._open(image, question)
+            embeds, cache, room = self._open(image, question, history)
         prompter = self.loaded.prompter
         tokens = self.model.decoder.generate(embeds, cache, room, prompter.stop_ids, text_only=True)
         yield from stream_text(self.model, prompter, tokens, self._lock, should_stop)
 
-    def _open(self, image: Image, question: str) -> tuple[Tensor, DecoderCache, int]:
+    def _open(
+        self, image: Image, question: str, history: Sequence[tuple[str, str]]
+    ) -> tuple[Tensor, DecoderCache, int]:
         """A question's embeddings, a cache and the room for an answer. Released models see a picture in tiles."""
         loaded = self.loaded
         if isinstance(loaded, Released):
             config, room = loaded.model.config, MAX_RELEASED_ANSWER_TOKENS
             tiles = tile(image, config.vision.size, MAX_TILES).to(loaded.model.device)
-            prompt, view = loaded.prompter.question(question, (len(tiles),)), loaded.model.encode(tiles)
+            prompt, view = loaded.prompter.question(question, (len(tiles),), history), loaded.model.encode(tiles)
             return *loaded.model.open_prompt(prompt, view, room, config.compat.shared_cache), room
         pixels = preprocess(image, loaded.model.config.vision)[None].to(loaded.model.device)
-        prompt, view = loaded.prompter.question(question), loaded.model.encode(pixels)
+        prompt, view = loaded.prompter.question(question, history=history), loaded.model.encode(pixels)
         return *loaded.model.open_prompt(prompt, view, MAX_ANSWER_TOKENS), MAX_ANSWER_TOKENS
 
     def fingerprint(self) -> str:

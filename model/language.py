@@ -297,21 +297,25 @@ class Decoder(nn.Module):
         max_new_tokens: int,
         stop_ids: Collection[int],
         text_only: bool = False,
+        gates: list[float] | None = None,
     ) -> Iterator[int]:
         """Yield greedy token ids that follow embeds (1, T, dim) until one of `stop_ids` (not yielded).
 
-        `text_only` chooses among the backbone's own tokens: an answer, say, never turns into an action.
+        `text_only` chooses among the backbone's own tokens: an answer, say, never turns into an action. `gates`
+        receives, just before each token, the first expert's weight in the state that the token was read from.
 
         Exhausted, the iterator leaves the prompt and every yielded token in the cache, ready for what comes next.
         """
-        hidden, _ = self(embeds, cache)
+        hidden, mixed = self(embeds, cache)
         for _ in range(max_new_tokens):
             logits = self.logits(hidden[0, -1])
             token = int((logits[: self.config.vocab] if text_only else logits).argmax())
             if token in stop_ids:
                 return
+            if gates is not None:
+                gates.append(float(mixed[0, -1, 0]))
             yield token
-            hidden, _ = self(self.embed(torch.tensor([[token]], device=embeds.device)), cache)
+            hidden, mixed = self(self.embed(torch.tensor([[token]], device=embeds.device)), cache)
 
 
 def load_llama(decoder: Decoder, source: Path | Mapping[str, Tensor]) -> None:

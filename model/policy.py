@@ -47,12 +47,39 @@ class InstructPolicy:
         self.instruction = instruction
         self.thought = ""
         self.focus: dict[str, tuple[float, float]] | None = None
+        self.gate: float | None = None
+        """The action expert's share, 0..1, in the latest piece of the thought; None where there is one expert."""
         self._latents: torch.Tensor | None = None
         self._queue: list[Action] = []
         self._age = 0
         self._noise = torch.Generator().manual_seed(seed)
         self._prefix: DecoderCache | None = None
         self._view: View | None = None
+
+    def instruct(self, instruction: str) -> None:
+        """Follow another instruction from the next `act` on, which plans anew; the episode and its noise go on."""
+        self.instruction = instruction
+        self._drop_plan()
+
+    def rethink(self, observation: Observation, thought: str) -> None:
+        """Act on `thought` from the next `act` on, as if the model had written it about this observation.
+
+        Raises `ValueError` where the observation has no picture or the thought is longer than the model's own may be.
+        """
+        words = self._prompter.thought_ids(thought)
+        if len(words) > MAX_THOUGHT_TOKENS:
+            raise ValueError(f"A thought has at most {MAX_THOUGHT_TOKENS} tokens, this one {len(words)}: shorten it.")
+        view = self._see(observation)
+        with self._guard():
+            prompt = self._prompter.think(self.instruction)
+            embeds, cache = self._model.open_prompt(prompt, view, MAX_THOUGHT_TOKENS)
+            self._model.decoder(embeds, cache=cache)
+            self._model.decoder(self._model.decoder.embed(words[None].to(self._model.device)), cache=cache)
+        self._drop_plan()
+        self.thought, self._prefix, self._view = thought, cache, view
+
+    def _drop_plan(self) -> None:
+        self._queue, self._latents, self._prefix, self._view = [], None, None, None
 
     @property
     def needs_image(self) -> bool:
@@ -76,10 +103,16 @@ class InstructPolicy:
             embeds, cache = self._model.open_prompt(
                 self._prompter.think(self.instruction), view, MAX_THOUGHT_TOKENS
             )
-        tokens = self._model.decoder.generate(embeds, cache, MAX_THOUGHT_TOKENS, self._prompter.stop_ids)
+        gates: list[float] = []
+        tokens = self._model.decoder.generate(
+            embeds, cache, MAX_THOUGHT_TOKENS, self._prompter.stop_ids, gates=gates
+        )
         self.thought = ""
         for piece in stream_text(self._model, self._prompter, tokens, self._lock, should_stop):
             self.thought += piece
+            if self._model.decoder.experts > 1:
+                self.gate = sum(gates) / len(gates)
+            gates.clear()
             yield piece
         self._prefix, self._view = cache, view
         self.timings = {"think": 1e3 * (time.perf_counter() - started)}

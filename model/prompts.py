@@ -95,12 +95,18 @@ class Prompter:
         """Open prompt for a thought, then `query_ids`."""
         return self._continued(self._user(THINK.format(instruction)))
 
-    def question(self, text: str, tiles: Sequence[int] = (1,)) -> PromptIds:
+    def question(
+        self, text: str, tiles: Sequence[int] = (1,), history: Sequence[tuple[str, str]] = ()
+    ) -> PromptIds:
         """Open prompt for an answer about pictures of so many `tiles` each; none is plain chat.
 
-        The nano knows one picture of one tile.
+        `history` holds (question, answer) turns before it about the same pictures. The nano knows one picture of one
+        tile.
         """
-        return self._continued(self._user(text, tiles))
+        pieces: list[_Piece] = []
+        for asked, answered in history:
+            pieces += [*self._user(asked, () if pieces else tiles), *self._assistant(answered, False)]
+        return self._continued([*pieces, *self._user(text, () if pieces else tiles)])
 
     def act_example(self, instruction: str) -> PromptIds:
         """Training sequence: direct action."""
@@ -125,6 +131,10 @@ class Prompter:
         if instruction is not None:
             pieces += [*self._user(ACT.format(instruction), () if pieces else (1,)), *self._assistant(None, True)]
         return self._sequence(pieces)
+
+    def thought_ids(self, thought: str) -> Tensor:
+        """(T,) ids of a thought as the model would have written it behind `think`, ready for `query_ids`."""
+        return torch.tensor(self._text(f"{thought} "))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids, control and new tokens left out."""

@@ -54,6 +54,7 @@ class ReleasedPolicy:
 
     needs_image = True
     focus = None
+    gate = None
 
     def __init__(
         self,

@@ -4,21 +4,24 @@ A policy trained on perfect demonstrations never sees the states its own small e
 start from a random arm pose and half are disturbed by short bursts of random actions. In every state the *expert's*
 action is stored (as in DART, arXiv 1703.09327, and DAgger): the noise is what happens, never what is taught.
 
-Whole episodes run inside the simulator processes; only finished ones cross the pipe.
+A learned policy's own errors are better noise still. Where a `driver` is given it plays each episode's first steps, and
+the expert takes over wherever that has led (DAgger with interventions, arXiv 1011.0686).
+
+Without a driver whole episodes run inside the simulator processes; only finished ones cross the pipe.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 from tqdm import tqdm
 
-from sim.interface import Action, Episode
+from sim.interface import Action, Episode, Policy
 from sim.process import Simulator, encode_jpeg
 from sim.suite import EVALUATION_SEEDS
 from sim.tasks import Kind, SceneSpec, Variation, sample_goal
@@ -30,6 +33,8 @@ FRAME_QUALITY = 92
 """JPEG quality of stored frames (Pillow)."""
 EPISODE_DEADLINE_S = 300.0
 """A rendered episode takes seconds; this only catches a hung renderer."""
+DRIVEN_STEPS = (4, 45)
+"""Fewest and most steps that a driver plays before the expert takes over; most episodes end by then."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ def collect(
     image_size: tuple[int, int] = (320, 240),
     done: Container[int] = frozenset(),
     tally: Tally | None = None,
+    driver: Callable[[], Policy] | None = None,
     progress: bool = True,
     world: str = TABLETOP,
 ) -> Iterator[Episode]:
@@ -100,6 +106,8 @@ def collect(
         image_size: (width, height) of stored frames in pixels.
         done: seeds to leave out, because they are on disk already.
         tally: counts what happened, failures included.
+        driver: makes the policy that plays an episode's first `DRIVEN_STEPS`; such steps count as perturbed. Needs
+            `render`.
 
     Raises:
         ValueError: the seeds reach into those reserved for evaluation, or there is no family.
@@ -127,7 +135,7 @@ def collect(
         try:
             while True:
                 while len(window) < 4 * pool.size and (order := next(waiting, None)):  # bounds what waits in memory
-                    window.append((order, threads.submit(_attempt, pool, order)))
+                    window.append((order, threads.submit(_attempt, pool, order, driver)))
                 if not window:
                     return
                 order, future = window.popleft()
@@ -152,8 +160,11 @@ def training_scene(
     return scene.model_copy(update={"step_limit": scene.limit + extra})
 
 
-def record_episode(order: Order, world: Simulator) -> Episode:
-    """Play one episode with the expert in this process and write down every step. `success` may be False."""
+def record_episode(order: Order, world: Simulator | SimWorker, driver: Policy | None = None) -> Episode:
+    """Play one episode with the expert and write down every step. `success` may be False.
+
+    Runs inside a simulator process, or beside one where a `driver` plays the first steps instead of random bursts.
+    """
     rng = np.random.default_rng([order.scene.seed, 2])
     noise = order.noise
     world.reset(order.scene, render=False)
@@ -162,7 +173,11 @@ def record_episode(order: Order, world: Simulator) -> Episode:
         for _ in range(int(rng.integers(1, noise.start_steps + 1))):
             world.step(_random_action(rng, noise, drift, 1.0), render=False)
     observation = world.observe(render=order.render)
-    schedule = _bursts(rng, noise)
+    schedule = _bursts(rng, noise) if driver is None else {}
+    driven = 0
+    if driver is not None:
+        driven = int(rng.integers(DRIVEN_STEPS[0], DRIVEN_STEPS[1] + 1))
+        driver.reset(order.scene.text, order.scene.seed)
 
     rows: list[tuple[np.ndarray, ...]] = []
     states: list[dict[str, list[float]]] = []
@@ -175,6 +190,8 @@ def record_episode(order: Order, world: Simulator) -> Episode:
         if burst is not None:
             grip = 1.0 - expert[6] if burst.flip else expert[6]
             executed = _random_action(rng, noise, burst.drift, grip)
+        if driver is not None and len(rows) < driven:
+            executed = np.asarray(driver.act(observation), np.float32)
         points = world.keypoints()
         rows.append(
             (observation.proprio, expert, executed, np.asarray([*points["source"], *points["target"]], np.float32))
@@ -193,7 +210,7 @@ def record_episode(order: Order, world: Simulator) -> Episode:
         proprio=proprio,
         actions=actions,
         executed=taken,
-        perturbed=np.asarray([step in schedule for step in range(len(rows))]),
+        perturbed=np.asarray([step < driven or step in schedule for step in range(len(rows))]),
         keypoints=keypoints,
         states=states,
         frames=frames,
@@ -243,9 +260,9 @@ def _random_action(rng: np.random.Generator, noise: Noise, drift: np.ndarray, gr
     return np.append(drift + _drift(rng, noise), grip).astype(np.float32)
 
 
-def _attempt(pool: WorkerPool, order: Order) -> Episode:
+def _attempt(pool: WorkerPool, order: Order, driver: Callable[[], Policy] | None) -> Episode:
     def job(worker: SimWorker) -> Episode:
-        return worker.run(record_episode, order)
+        return worker.run(record_episode, order) if driver is None else record_episode(order, worker, driver())
 
     return pool.attempt(job)
 

@@ -91,7 +91,8 @@ def draw_distractors(spec: SceneSpec, generator: np.random.Generator) -> list[st
     catalog = objects.catalog()
     taken = {object_id for object_id in (spec.goal.source, spec.goal.target) if object_id in catalog}
     looks = {(catalog[object_id].name, catalog[object_id].colours) for object_id in taken}
-    pool = [info.id for info in catalog.values() if info.role == "graspable" and info.id not in taken]
+    free = [info for info in catalog.values() if info.role == "graspable" and not info.unseen]
+    pool = [info.id for info in free if info.id not in taken]
     pool = [object_id for object_id in pool if (catalog[object_id].name, catalog[object_id].colours) not in looks]
     return [str(name) for name in generator.choice(pool, size=min(spec.distractors, len(pool)), replace=False)]
 

@@ -57,6 +57,8 @@ class ObjectInfo(BaseModel):
     size: tuple[float, float, float]
     """Bounding box of the visual in rest pose, x y z [m]."""
     grasp: Grasp | None = None
+    unseen: bool = False
+    """Never drawn for a scene: only a suite that names it shows it."""
     mass: float = Field(gt=0)
     """[kg]"""
     friction: float = Field(gt=0)
@@ -94,7 +96,7 @@ def catalog() -> dict[str, ObjectInfo]:
     path = ASSETS / "objects.yaml"
     if not path.exists():
         raise ValueError(f"{path.name} is missing from the assets folder; build the assets first.")
-    entries = yaml.safe_load(path.read_text())
+    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     objects: dict[str, ObjectInfo] = {}
     for key, entry in entries.items():
         try:

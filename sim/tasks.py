@@ -141,9 +141,24 @@ class SceneSpec(BaseModel):
         return self
 
     @property
+    def family(self) -> str:
+        """The task family."""
+        return self.goal.kind
+
+    @property
+    def template(self) -> str:
+        """The family's plain command for this goal."""
+        return instruction(self.goal)
+
+    @property
+    def rule(self) -> str:
+        """The success rule in words."""
+        return rule(self.goal)
+
+    @property
     def text(self) -> str:
         """The instruction the policy gets."""
-        return self.instruction if self.instruction is not None else instruction(self.goal)
+        return self.instruction if self.instruction is not None else self.template
 
     @property
     def limit(self) -> int:
@@ -155,13 +170,12 @@ def goals(kind: Kind) -> list[Goal]:
     """Every goal of a family that `sample_goal` may draw."""
     if kind in ("open", "close"):
         return [Goal(kind=kind, target=drawer) for drawer in DRAWERS]
-    graspable = [info for info in objects.catalog().values() if info.grasp is not None]
+    drawn = [info for info in objects.catalog().values() if not info.unseen]
     if kind == "pick":
-        return [Goal(kind=kind, source=info.id) for info in graspable]
-    pairs = permutations((info for info in objects.catalog().values()), 2)
+        return [Goal(kind=kind, source=info.id) for info in drawn if info.grasp is not None]
     return [
         Goal(kind=kind, source=source.id, target=target.id)
-        for source, target in pairs
+        for source, target in permutations(drawn, 2)
         if source.grasp is not None and _accepts(kind, source, target) and _comfortable(kind, source, target)
     ]
 

@@ -129,3 +129,10 @@ class Stubborn(FakeWorld):
         if self.seed == 5:
             raise RuntimeError("solver diverged")
         return super().expert_action() * np.float32(1 - self.seed % 2)
+
+
+class CarrotWorld(FakeWorld):
+    """A carrot on the left, a mug on the right."""
+
+    def visible_objects(self) -> dict[str, Any]:
+        return {"carrot": (0.25, 0.5, 0.0, 0.0, 0.0), "mug": (0.75, 0.5, 0.0, 0.0, 0.0)}

@@ -1,5 +1,7 @@
 """The action expert: one prefix for all Euler steps equals a joint pass, FiLM starts neutral, places are supervised."""
 
+from dataclasses import replace
+
 import torch
 
 from model.action_expert import ActionExpert, place_losses, time_embedding
@@ -95,3 +97,23 @@ def test_point_outside_the_picture_only_trains_its_place() -> None:
     truth = torch.full((2, 2, 5), 2.0)
     losses = place_losses(context, truth, TINY.vision.grid)
     assert losses["patch"].item() == 0 and losses["point"].item() == 0 and losses["place"].item() > 0
+
+
+def test_without_film_the_second_look_is_blind_to_the_latents() -> None:
+    trunk, latents, _ = inputs()
+    for film in (True, False):
+        model = ActionExpert(replace(TINY, action=replace(TINY.action, film=film))).eval()
+        for layer in model.film:
+            torch.nn.init.normal_(layer.weight)
+        same = torch.allclose(model.look(trunk, latents), model.look(trunk, latents + 1))
+        assert same is not film
+
+
+def test_without_the_second_look_the_picture_changes_nothing() -> None:
+    trunk, latents, proprio = inputs()
+    for seen in (True, False):
+        torch.manual_seed(0)
+        model = ActionExpert(replace(TINY, action=replace(TINY.action, second_look=seen))).eval()
+        noisy, time = torch.randn(2, 4, 7), torch.rand(2)
+        one, two = (model.velocity(model.context(x, latents, proprio), noisy, time) for x in (trunk, trunk.flip(1)))
+        assert torch.allclose(one, two) is not seen

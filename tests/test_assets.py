@@ -109,6 +109,9 @@ def test_attributes_are_complete(name: str) -> None:
     record = OBJECTS[name]
     for key in ("name", "category", "shape", "material"):
         assert isinstance(record[key], str) and record[key]
+    assert isinstance(record["edible"], bool) and (not record["edible"] or record["taste"] is not None)
+    assert set(record["names"]) == {"fr", "es", "de", "zh"} and all(record["names"].values())
+    assert len(record["use"]) >= 3 and len(record["synonyms"]) >= 3
     for key in ("synonyms", "colours", "use"):
         assert record[key] and all(isinstance(word, str) for word in record[key])
     assert record["taste"] is None or isinstance(record["taste"], str)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sim.collect import Noise, Order, Tally, collect, record_episode, render_states, training_scene
-from sim.interface import Episode
+from sim.collect import DRIVEN_STEPS, Noise, Order, Tally, collect, record_episode, render_states, training_scene
+from sim.interface import Action, Episode, Observation
 from sim.tasks import Kind, SceneSpec
 from sim.worker import SimWorker
 from tests import fake_world
@@ -134,3 +134,27 @@ def test_the_tabletop_can_be_recorded_and_drawn_again() -> None:
     differences = [float(np.abs(one - two).mean()) for one, two in zip(stored, again, strict=True)]
     assert max(differences) < 0.1  # grey levels of 255
     assert np.std(stored[0]) > 10  # and there is something to see
+
+
+class Wanderer:
+    """A policy that only ever goes up."""
+
+    def reset(self, instruction: str, seed: int = 0) -> None:
+        self.instruction = instruction
+
+    def act(self, observation: Observation) -> Action:
+        assert observation.image is not None
+        return np.array([0, 0, 0.01, 0, 0, 0, 1], np.float32)
+
+
+def test_where_a_driver_has_led_the_expert_is_asked_and_takes_over() -> None:
+    episodes = gathered(driver=Wanderer, noise=CALM)
+    assert len(episodes) == 8
+    for episode in episodes:
+        driven = int(episode.perturbed.sum())
+        assert DRIVEN_STEPS[0] <= driven <= DRIVEN_STEPS[1]
+        assert episode.perturbed[:driven].all() and episode.success
+        np.testing.assert_allclose(episode.executed[:driven, 2], 0.01)
+        np.testing.assert_array_equal(episode.executed[driven:], episode.actions[driven:])
+        for row, point in enumerate(episode.proprio[:, :3]):
+            np.testing.assert_allclose(episode.actions[row, :3], np.clip(-point, -0.02, 0.02), atol=1e-6)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,3 +88,21 @@ def test_no_path_of_one_machine() -> None:
 def test_shared_reference_material_is_not_used() -> None:
     outside = re.compile(r"\.\./shared|shared/(?:sim_assets|weights|reference|fixtures)")
     assert not [path for path in TEXTS if outside.search(path.read_text(encoding="utf-8"))]
+
+
+def test_the_model_imports_where_only_torch_and_transformers_are() -> None:
+    """A training machine may have nothing else; what transformers itself requires comes with it."""
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in (ROOT / "model").rglob("*.py")]
+    program = f"""
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {{"peft", "pyarrow", "pandas", "matplotlib", "gradio", "mani_skill", "sapien", "scipy",
+                                   "statsmodels", "imageio", "av", "trimesh", "pydantic"}}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+for name in {modules!r}:
+    __import__(name.removesuffix(".__init__"))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

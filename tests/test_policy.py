@@ -1,6 +1,7 @@
 """The closed loop: when pictures and thoughts are due, what is reused, and that noise follows the seed."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ import torch
 
 from model.instructvla import InstructVLA
 from model.policy import EXECUTE, REFRESH, InstructPolicy
-from model.prompts import Prompter
+from model.prompts import Prompter, collate
+from model.streaming import inference
+from model.vision import preprocess
 from sim.interface import Action
 from tests.tiny import TINY, byte_tokenizer, observation, statistics
 
@@ -109,3 +112,54 @@ def test_stopping_ends_the_thought(model: InstructVLA) -> None:
     for piece in pilot.think(observation(), should_stop=lambda: len(seen) >= 2):
         seen.append(piece)
     assert len(seen) <= 2
+
+
+def test_a_new_instruction_counts_from_the_next_action_on(model: InstructVLA) -> None:
+    told, born = policy(model, think=False), policy(model, think=False)
+    told.reset("pick up the cube")
+    told.act(observation(0))
+    told.instruct("open the top drawer")
+    assert told.needs_image
+    born.reset("open the top drawer")
+    born._noise = torch.Generator().manual_seed(0)
+    torch.randn((1, TINY.action.chunk, TINY.action.action_dim), generator=born._noise)  # the first plan's draw
+    np.testing.assert_array_equal(told.act(observation(1)), born.act(observation(1)))
+
+
+def test_an_edited_thought_is_acted_on_as_if_it_were_the_models_own(model: InstructVLA) -> None:
+    edited, plain = policy(model, think=True), policy(model, think=True)
+    for pilot in (edited, plain):
+        pilot.reset("pick up the cube")
+        pilot.act(observation(0))
+    edited.rethink(observation(1), "take the plum")
+    assert edited.needs_image and not edited.thinking_due and edited.thought == "take the plum"
+    prompter = Prompter(byte_tokenizer(), TINY)
+    with inference(model, threading.Lock()):
+        example = collate([prompter.think_example("pick up the cube", "take the plum")])
+        view = model.encode(preprocess(observation(1).image, TINY.vision)[None])
+        _, latents = model.language(example, view)
+        _, others = model.language(collate([prompter.think_example("pick up the cube", "take the pear")]), view)
+    edited.act(observation(1))
+    assert edited._latents is not None
+    torch.testing.assert_close(edited._latents, latents, atol=0.03, rtol=0.03)  # bfloat16, in other pieces
+    assert not torch.allclose(edited._latents, others, atol=0.1, rtol=0.1)
+
+
+def test_a_thought_that_is_too_long_is_refused_and_nothing_is_lost(model: InstructVLA) -> None:
+    pilot = policy(model, think=True)
+    actions = rollout(policy(model, think=True), 3)
+    pilot.reset("pick up the cube")
+    np.testing.assert_array_equal(pilot.act(observation(0)), actions[0])
+    with pytest.raises(ValueError, match="shorten"):
+        pilot.rethink(observation(1), "word " * 100)
+    np.testing.assert_array_equal(pilot.act(observation(1, image=False)), actions[1])
+
+
+def test_gates_are_told_where_experts_are_mixed(model: InstructVLA) -> None:
+    mixed = replace(TINY, lora=replace(TINY.lora, experts=2))
+    torch.manual_seed(1)
+    for net, told in ((model, False), (InstructVLA(mixed).eval(), True)):
+        pilot = policy(net, think=True)
+        pilot.reset("pick up the cube")
+        gates = [pilot.gate for _ in pilot.think(observation())]
+        assert gates and all((gate is not None and 0 < gate < 1) == told for gate in gates)

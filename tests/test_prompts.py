@@ -83,9 +83,13 @@ def test_an_example_continues_its_open_prompt(prompter: Prompter) -> None:
         (prompter.act("go"), prompter.act_example("go")),
         (prompter.think("go"), prompter.think_example("go", "yes")),
         (prompter.question("why?"), prompter.conversation([("why?", "because")])),
+        (
+            prompter.question("why?", history=[("who?", "me"), ("when?", "now")]),
+            prompter.conversation([("who?", "me"), ("when?", "now"), ("why?", "because")]),
+        ),
     ):
         assert torch.equal(example.ids[: len(prompt.ids)], prompt.ids)
-        assert (example.labels[: len(prompt.ids)] == IGNORE).all()
+        assert torch.equal(prompt.labels, example.labels[: len(prompt.ids)])
         assert example.labels[len(prompt.ids)] != IGNORE
 
 

@@ -101,10 +101,10 @@ def test_frozen_language_gives_the_same_losses_from_remembered_latents(
     stage1.groups(model, freeze_language=True)
     stage1.losses(model, batch)["loss"].backward()
     assert all(p.grad is None for name, p in model.named_parameters() if not name.startswith("action_expert."))
-    row = data[0]
+    row, random = data[0], np.random.default_rng([0, 0])
     with torch.no_grad():
         view = model.eval().encode(source._pixels(0, 0)[None])
-        _, latents = model.language(collate([source.prompter.act_example(row.instruction)]), view)
+        _, latents = model.language(collate([source._prompt(row, 0, random)]), view)
     torch.testing.assert_close(source.latents[0][0].float(), latents[0], atol=0.05, rtol=0.05)
 
 

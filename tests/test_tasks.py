@@ -48,8 +48,9 @@ def test_sampled_goals_repeat_and_cover_the_family(kind: str) -> None:
 
 def test_every_graspable_and_target_takes_part() -> None:
     named = {name for kind in KINDS for goal in goals(kind) for name in (goal.source, goal.target)}
-    expected = {info.id for info in objects.catalog().values() if info.role != "fixture"} | set(DRAWERS)
-    assert expected <= named
+    things = objects.catalog().values()
+    assert {info.id for info in things if info.role != "fixture" and not info.unseen} | set(DRAWERS) <= named
+    assert not named & {info.id for info in things if info.unseen}
 
 
 def test_scene_spec_fills_in_text_and_limit() -> None:

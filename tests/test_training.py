@@ -1,6 +1,9 @@
 """The trainer: resuming changes nothing, the best weights are kept, the limits hold."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from model.training.trainer import Group, ShuffledOrder, TrainingConfig, train
+from tests import two_processes
 
 torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
 
@@ -131,3 +135,19 @@ def test_an_epoch_visits_everything_once() -> None:
     order = ShuffledOrder(10, 4, seed=3)
     seen = np.concatenate([order(step) for step in range(5)])
     assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10)) and list(seen[:10]) != list(seen[10:])
+
+
+def test_two_processes_train_as_one_with_the_same_total_batch(tmp_path: Path) -> None:
+    """Started by Accelerate's launcher, over gloo; several GPUs or nodes differ in the launch line alone."""
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
+    launch += ["--main_process_port", "0"]
+    root = Path(__file__).parents[1]
+    command = [sys.executable, *launch, "--module", "tests.two_processes", str(tmp_path / "two")]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "1"}
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    two_processes.run(tmp_path / "one")
+    one, two = (torch.load(tmp_path / name / "weights.pt") for name in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, atol=1e-5, rtol=1e-4)

@@ -10,6 +10,7 @@ from modelling.model import Model
 
 WHITE = (244, 244, 240)
 RED, GREEN, BLUE, YELLOW = (208, 32, 38), (40, 150, 62), (30, 78, 196), (246, 204, 40)
+ORANGE, PURPLE = (240, 124, 20), (126, 52, 176)
 
 GRASPABLES: dict[str, Callable[[], Model]] = {
     "carrot": food.carrot,
@@ -55,3 +56,14 @@ TARGETS: dict[str, Callable[[], Model]] = {
     "pan": targets.pan,
     "box": targets.carton,
 }
+
+UNSEEN: dict[str, Callable[[], Model]] = {
+    "lime": partial(food.lemon, (96, 170, 44)),
+    "green_apple": partial(food.apple, (132, 186, 52), (160, 204, 80)),
+    "tomato": partial(food.orange, (222, 40, 28), (206, 32, 24)),
+    "orange_can": partial(household.can, ORANGE, WHITE),
+    "purple_cube": partial(household.cube, PURPLE),
+    "letter_t": partial(household.letter, "T", PURPLE),
+    "red_mug": partial(household.mug, RED),
+}
+"""Graspables that no training scene holds. They come last in the data file, so that the others' places stay."""

@@ -92,8 +92,8 @@ def banana() -> Model:
     return Model(parts, solids, width=0.029, grasp_top=0.028, axis="x")
 
 
-def lemon() -> Model:
-    paint = Paint(texture=tx.mottled((250, 222, 46), 0.06, 5, cells=14), roughness=0.55)
+def lemon(peel_colour: tx.Colour = (250, 222, 46)) -> Model:
+    paint = Paint(texture=tx.mottled(peel_colour, 0.06, 5, cells=14), roughness=0.55)
     body = [
         (-0.0285, 0.0005),
         (-0.0275, 0.0035),
@@ -118,9 +118,9 @@ def lemon() -> Model:
     return Model(parts, [hull_of(parts[0])], width=0.038, grasp_top=0.036, axis="x")
 
 
-def orange() -> Model:
+def orange(peel_colour: tx.Colour = (250, 142, 22), pores: tx.Colour = (222, 108, 8)) -> Model:
     u, v = tx.canvas(128, 64)
-    skin = tx.mix((250, 142, 22), (222, 108, 8), 0.55 * tx.dots(u, v, (40, 20), 0.3, 6))
+    skin = tx.mix(peel_colour, pores, 0.55 * tx.dots(u, v, (40, 20), 0.3, 6))
     paint = Paint(texture=tx.image(skin), roughness=0.6)
     peel = sphere((0.021, 0.021, 0.0202), paint, 20, 11)
     button = lathe([(0.0044, 0.0), (0.0044, 0.0008), (0.002, 0.0018), (0, 0.0019)], LEAF, 5).moved((0, 0, 0.0195))
@@ -128,10 +128,10 @@ def orange() -> Model:
     return Model(parts, [hull_of(parts[0])], width=0.042, grasp_top=0.039)
 
 
-def apple() -> Model:
+def apple(skin_colour: tx.Colour = (196, 22, 30), streak: tx.Colour = (226, 78, 44)) -> Model:
     u, v = tx.canvas(128, 64)
     streaks = tx.noise(u, v, (26, 2), 7, 2)
-    skin = tx.mix((196, 22, 30), (226, 78, 44), tx.smooth(0.45, 0.9, streaks))
+    skin = tx.mix(skin_colour, streak, tx.smooth(0.45, 0.9, streaks))
     skin = tx.mix(skin, (214, 186, 74), tx.smooth(0.84, 0.99, v) * 0.8)
     paint = Paint(texture=tx.image(skin), roughness=0.3)
     profile = [

@@ -62,9 +62,9 @@ def bottle() -> Model:
     return Model([body, wrap, cap, collar], solids, width=0.026, grasp_top=0.09)
 
 
-def mug() -> Model:
+def mug(colour: tx.Colour = (38, 160, 160)) -> Model:
     """Small mug; the handle points along +x, fingers close across y."""
-    glaze = Paint((38, 160, 160), roughness=0.25)
+    glaze = Paint(colour, roughness=0.25)
     inner = Paint((236, 240, 236), roughness=0.3)
     outside = lathe(
         [(0, 0.0008), (0.0168, 0.0), (0.0195, 0.0016), (0.021, 0.006), (0.021, 0.0445), (0.0205, 0.046)], glaze, 24
@@ -92,6 +92,7 @@ def cube(colour: tx.Colour) -> Model:
 STROKES = {
     "A": [((0.2, 0.16), (0.5, 0.86)), ((0.8, 0.16), (0.5, 0.86)), ((0.32, 0.4), (0.68, 0.4))],
     "L": [((0.3, 0.16), (0.3, 0.86)), ((0.3, 0.18), (0.74, 0.18))],
+    "T": [((0.18, 0.84), (0.82, 0.84)), ((0.5, 0.16), (0.5, 0.84))],
     "V": [((0.2, 0.86), (0.5, 0.16)), ((0.8, 0.86), (0.5, 0.16))],
 }
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from model.data.questions import load_catalog
+from model.data.things import load_catalog
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "pick": ("I will pick up the {source}.", "I will grasp the {source} and lift it.", "I will take the {source}."),

@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +37,7 @@ from model.data.shards import (
     shard_paths,
     write_frames,
 )
+from model.data.splits import seed_held_out
 from model.data.statistics import GRIPPER, ActionStatistics
 from sim.interface import ACTION_DIM, Episode
 
@@ -48,7 +48,7 @@ Render = Callable[[dict[str, Any], list[State]], list[bytes]]
 
 def split_of(seed: int) -> Split:
     """One scene in twenty is held out of training, by its seed, in every kind of data made from it."""
-    return "held_out" if zlib.crc32(str(seed).encode()) % 20 == 0 else "train"
+    return "held_out" if seed_held_out(seed) else "train"
 
 
 @dataclass(frozen=True)
@@ -192,6 +192,11 @@ class EpisodeDataset:
 
     def __iter__(self) -> Iterator[EpisodeRow]:
         return iter(self._rows)
+
+    def key(self, index: int) -> tuple[str, str]:
+        """Shard file and row of an episode: its place in `annotations.json` (`model.data.vla_it`)."""
+        shard, row = self._places[index]
+        return shard_paths(self.folder)[shard].name, str(row)
 
     def steps(self) -> NDArray[np.int64]:
         """Every (episode, step) of the set, (N, 2), in order: what a trainer samples from."""

@@ -5,16 +5,17 @@ the action expert; vision tower and connector stay as aligned. Each decoder pass
 `frames` pictures of the same episode that are up to `REFRESH` control steps younger, which is also how the policy uses
 them, and each picture serves `draws` noise samples.
 
-Once the language part has settled, `freeze_language` trains the action expert alone: latents are read once per episode
-and remembered, so that every picture of a batch can come from another episode at a third of the cost.
+Once the language part has settled, `freeze_language` trains the action expert alone: latents are read once where the
+policy would read them and remembered, so that every picture of a batch can come from another episode at a third of the
+cost.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from model import checkpoints
 from model.data.episodes import EpisodeDataset, EpisodeRow
 from model.data.statistics import ActionStatistics
 from model.instructvla import InstructVLA
-from model.policy import REFRESH
+from model.policy import EXECUTE, REFRESH
 from model.prompts import Batch, Prompter, PromptIds, collate
 from model.training.trainer import Group, ShuffledOrder, TrainingConfig, join_processes, train
 from model.vision import preprocess
@@ -35,8 +36,12 @@ THINK_SHARE, MOTION_SHARE = 0.5, 0.1
 """Of the sequences: reply then act, language motion then act; the rest acts directly."""
 FIRST_SHARE = 0.6
 """Of the sequences, those that start where an episode starts, as the first plan of every rollout does."""
+RENEWAL = -(-REFRESH // EXECUTE) * EXECUTE
+"""Control steps after which the policy really reads new latents: at the first plan that finds them old enough."""
 SEQUENCES, FRAMES, DRAWS = 3, 7, 4
 """Per step: decoder sequences, pictures per sequence, noise samples per picture."""
+Ablation = Literal["film", "second-look", "language-motion"]
+"""What a run can do without, to see what it is worth (paper section 5.3)."""
 PLACE_WEIGHTS = {"patch": 0.2, "point": 20.0, "place": 20.0}
 EXPERT_LR, LORA_LR, TAIL_LR = 5e-4, 4e-4, 1e-4
 
@@ -61,15 +66,23 @@ class ActionBatch:
 
 
 class ActionData:
-    """Turns recorded episodes into batches, each a function of the step alone."""
+    """Turns recorded episodes into batches of `sequences` prompts with `frames` pictures each, by the step alone."""
 
     def __init__(
-        self, episodes: EpisodeDataset, prompter: Prompter, model: InstructVLA, statistics: ActionStatistics, seed: int
+        self,
+        episodes: EpisodeDataset,
+        prompter: Prompter,
+        model: InstructVLA,
+        statistics: ActionStatistics,
+        seed: int,
+        sequences: int = SEQUENCES,
+        frames: int = FRAMES,
+        motion_share: float = MOTION_SHARE,
     ) -> None:
         self.episodes, self.prompter, self.statistics, self.seed = episodes, prompter, statistics, seed
-        self.config = model.config
+        self.config, self.frames, self.motion_share = model.config, frames, motion_share
         self.steps = episodes.steps()
-        self.order = ShuffledOrder(len(self.steps), SEQUENCES, seed)
+        self.order = ShuffledOrder(len(self.steps), sequences, seed)
 
     def __call__(self, step: int) -> ActionBatch:
         """The batch of one training step."""
@@ -84,7 +97,7 @@ class ActionData:
             row = self.episodes[episode]
             prompts.append(self._prompt(row, start, random))
             first.append(self._pixels(episode, start))
-            later = start + random.integers(0, min(REFRESH, len(row) - start), FRAMES)
+            later = start + random.integers(0, min(REFRESH, len(row) - start), self.frames)
             rest += [self._observation(row, episode, int(t)) for t in later]
         columns = [torch.stack(column) for column in zip(*rest, strict=True)]
         return ActionBatch(collate(prompts), torch.stack(first), None, *columns)
@@ -93,7 +106,7 @@ class ActionData:
         draw = random.random()
         if draw < THINK_SHARE:
             return self.prompter.think_example(row.instruction, row.reply)
-        if draw < THINK_SHARE + MOTION_SHARE:
+        if draw < THINK_SHARE + self.motion_share:
             return self.prompter.motion_example(row.instruction, row.language_motion[step])
         return self.prompter.act_example(row.instruction)
 
@@ -116,37 +129,45 @@ class ActionData:
 
 
 class FrozenLanguageData(ActionData):
-    """The same without a decoder pass: each episode's latents, read from its first picture, are remembered."""
+    """The same without a decoder pass: latents read where the policy would read them are remembered."""
 
     def __init__(
-        self, episodes: EpisodeDataset, prompter: Prompter, model: InstructVLA, statistics: ActionStatistics, seed: int
+        self,
+        episodes: EpisodeDataset,
+        prompter: Prompter,
+        model: InstructVLA,
+        statistics: ActionStatistics,
+        seed: int,
+        motion_share: float = MOTION_SHARE,
     ) -> None:
-        super().__init__(episodes, prompter, model, statistics, seed)
+        super().__init__(episodes, prompter, model, statistics, seed, motion_share=motion_share)
         self.order = ShuffledOrder(len(self.steps), SEQUENCES * FRAMES, seed)
         self.latents = self._remember(model)
 
     def __call__(self, step: int) -> ActionBatch:
         """The batch of one training step."""
-        random = np.random.default_rng([self.seed, step])
         chosen = [tuple(self.steps[i]) for i in self.order(step)]
-        known = [self.latents[episode][int(random.random() < THINK_SHARE)] for episode, _ in chosen]
+        known = [self.latents[episode][t // RENEWAL] for episode, t in chosen]
         rows = [self._observation(self.episodes[episode], episode, t) for episode, t in chosen]
         return ActionBatch(None, None, torch.stack(known).float(), *map(torch.stack, zip(*rows, strict=True)))
 
     @torch.no_grad()
     def _remember(self, model: InstructVLA) -> dict[int, Tensor]:
-        """(2, Q, D) per episode: after acting directly, after thinking. Several processes share the work."""
+        """(N, Q, D) per episode: one read every `RENEWAL` steps, behind a prompt drawn as in training.
+
+        Several processes share the work.
+        """
         join_processes()
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         model.eval()
         own = {}
         for index in tqdm(range(rank, len(self.episodes), world), unit="episode", disable=rank > 0):
-            row = self.episodes[index]
-            say = self.prompter
-            prompts = [say.act_example(row.instruction), say.think_example(row.instruction, row.reply)]
+            row, random = self.episodes[index], np.random.default_rng([self.seed, index])
+            steps = range(0, len(row), RENEWAL)
+            prompts = collate([self._prompt(row, step, random) for step in steps]).to(model.device)
+            pixels = torch.stack([self._pixels(index, step) for step in steps]).to(model.device)
             with torch.autocast(model.device.type, torch.bfloat16):
-                view = model.encode(self._pixels(index, 0)[None].to(model.device).expand(2, -1, -1, -1))
-                own[index] = model.language(collate(prompts).to(model.device), view)[1].cpu().bfloat16()
+                own[index] = model.language(prompts, model.encode(pixels))[1].cpu().bfloat16()
         shares: list[dict[int, Tensor] | None] = [own] * world
         if world > 1:
             dist.all_gather_object(shares, own)
@@ -189,12 +210,19 @@ def groups(model: InstructVLA, freeze_language: bool = False) -> list[Group]:
     return chosen
 
 
-def begin(aligned: Path, episodes: EpisodeDataset) -> tuple[InstructVLA, Prompter, ActionStatistics]:
+def begin(
+    aligned: Path, episodes: EpisodeDataset, without: Ablation | None = None
+) -> tuple[InstructVLA, Prompter, ActionStatistics]:
     """The model to train on: with an action expert that starts from the aligned vision tail and the data's state range.
 
     A checkpoint that acts already goes on as it is, with its own statistics: say, with more data.
     """
     loaded = checkpoints.load(aligned, dtype=torch.float32)
+    if without in ("film", "second-look"):
+        change = {"film": without != "film", "second_look": without != "second-look"}
+        model = loaded.model
+        model.config = replace(model.config, action=replace(model.config.action, **change))
+        model.action_expert.config = model.config
     if loaded.statistics is not None:
         return loaded.model, loaded.prompter, loaded.statistics
     model, statistics = loaded.model, episodes.statistics()
@@ -232,6 +260,7 @@ def run(
     steps: int = 20_000,
     seed: int = 0,
     freeze_language: bool = False,
+    without: Ablation | None = None,
 ) -> None:
     """Train stage 1 on the episodes in `data`, from the checkpoint `aligned`; keeps the best under `out/checkpoint`.
 
@@ -239,10 +268,11 @@ def run(
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     episodes = EpisodeDataset(data, split="train")
-    model, prompter, statistics = begin(aligned, episodes)
+    model, prompter, statistics = begin(aligned, episodes, without)
     model.to(device)
     source = FrozenLanguageData if freeze_language else ActionData
-    batches = source(episodes, prompter, model, statistics, seed)
+    motion_share = 0.0 if without == "language-motion" else MOTION_SHARE
+    batches = source(episodes, prompter, model, statistics, seed, motion_share=motion_share)
     tests = ActionData(EpisodeDataset(data, split="held_out"), prompter, model, statistics, seed)
     parameters = groups(model, freeze_language)
     config = TrainingConfig(

@@ -1,0 +1,318 @@
+"""Stage 2, VLA-IT tuning (paper section 3.3): the model that acts learns to listen and to answer again.
+
+Two LoRA experts, the action one from stage 1 and a language one, are mixed per token by the scale head. The action
+expert is frozen; its losses still reach the latents through it. The language expert starts as the LoRA of the aligned
+model, that is of the vision-language model before it learned to act, so that nothing has to be learned twice.
+
+Each step takes `action_sequences` prompts on recorded episodes (direct commands, thoughts, descriptions, contexts,
+rewritten commands) and `multimodal_pictures` with questions. All ratios are in `stage2.yaml`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model import checkpoints
+from model.checkpoints import Loaded
+from model.data.episodes import EpisodeDataset, EpisodeRow
+from model.data.phrases import Kind
+from model.data.questions import load_catalog
+from model.data.scenes import SceneDataset
+from model.data.splits import Split
+from model.data.statistics import ActionStatistics
+from model.data.vla_it import AnnotatedEpisode, read_vla_it
+from model.instructvla import InstructVLA
+from model.language import IGNORE
+from model.prompts import Prompter, PromptIds
+from model.training.align import Example, SceneQuestions, exact_match
+from model.training.stage1 import ActionBatch, ActionData
+from model.training.trainer import Group, TrainingConfig, train
+
+ANNOTATIONS = "annotations.json"
+"""The file beside the episodes that `collect --annotate` writes."""
+RECIPE = Path(__file__).with_suffix(".yaml")
+ACTION, LANGUAGE = 0, 1
+"""Which LoRA expert is which."""
+NEAR = 0.05
+"""A point this close to the true one, in shares of the picture, has found its object."""
+TEST_SEQUENCES = 6
+ACTION_GATE = 0.75
+"""Weight of the action expert on every token before the scale head has learned anything."""
+CAPTION_REQUEST = "Describe what is on the table."
+"""VLA-IT files hold captions without a request for one."""
+Ablation = Literal["experts", "descriptions", "frozen-backbone"]
+"""What a run can do without: two experts (one LoRA learns both), QA and captions, or freezing (full fine-tuning)."""
+TOLD: dict[str, tuple[Kind, ...]] = {"describe": ("Caption", "QA"), "context": ("CC",), "rewrite": ("CR",)}
+"""Which annotations each kind of sequence is made from."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """`stage2.yaml`, read."""
+
+    sequences: Mapping[str, float]
+    action_sequences: int
+    multimodal_pictures: int
+    turns: int
+    frames: int
+    weights: Mapping[str, float]
+    learning_rate: Mapping[str, float]
+
+    @classmethod
+    def load(cls, path: Path = RECIPE) -> Recipe:
+        """Read a recipe. Raises `ValueError` where shares do not add up, or a name is unknown or missing."""
+        import yaml
+
+        try:
+            recipe = cls(**yaml.safe_load(path.read_text()))
+        except TypeError as error:
+            raise ValueError(f"{path.name}: {error}") from None
+        if abs(sum(recipe.sequences.values()) - 1) > 1e-6:
+            raise ValueError(f"{path.name}: the shares under `sequences` add up to {sum(recipe.sequences.values())}.")
+        return recipe
+
+    def silent(self) -> Recipe:
+        """The same without questions and captions: their share goes to direct commands."""
+        shares = dict(self.sequences)
+        shares["direct"] += shares.pop("describe")
+        return replace(self, sequences=shares, weights={**self.weights, "multimodal": 0.0})
+
+
+@dataclass
+class MixedBatch:
+    """One step's share of manipulation and of multimodal data."""
+
+    action: ActionBatch
+    multimodal: Example
+
+
+class MixedData(ActionData):
+    """Manipulation sequences in the recipe's proportions, and questions about pictures beside them."""
+
+    def __init__(
+        self,
+        episodes: EpisodeDataset,
+        prompter: Prompter,
+        model: InstructVLA,
+        statistics: ActionStatistics,
+        told: Mapping[int, AnnotatedEpisode],
+        multimodal: Callable[[int], Example],
+        recipe: Recipe,
+        seed: int,
+    ) -> None:
+        super().__init__(episodes, prompter, model, statistics, seed, recipe.action_sequences, recipe.frames)
+        self._told, self._multimodal = told, multimodal
+        self._kinds, self._shares = list(recipe.sequences), list(recipe.sequences.values())
+
+    def mixed(self, step: int) -> MixedBatch:
+        """The batch of one training step."""
+        return MixedBatch(self(step), self._multimodal(step))
+
+    def _prompt(self, row: EpisodeRow, step: int, random: np.random.Generator) -> PromptIds:
+        return self.said(str(random.choice(self._kinds, p=self._shares)), row, step, random)
+
+    def said(self, kind: str, row: EpisodeRow, step: int, random: np.random.Generator) -> PromptIds:
+        """The training sequence of a kind of `Recipe.sequences` for a moment of an episode."""
+        if kind == "direct":
+            return self.prompter.act_example(row.instruction)
+        if kind == "think":
+            return self.prompter.think_example(row.instruction, row.reply)
+        annotated = self._told.get(row.seed)
+        choices = [one for told in TOLD[kind] for one in annotated.of(told)] if annotated is not None else []
+        if not choices:  # a pair of another split, or a scene that nothing of this kind can be said about
+            return self.prompter.think_example(row.instruction, row.reply)
+        chosen = choices[int(random.integers(len(choices)))]
+        if kind == "describe":
+            return self.prompter.conversation([(chosen.question or CAPTION_REQUEST, chosen.answer)], row.instruction)
+        return self.prompter.think_example(chosen.question, chosen.answer)
+
+
+def told_about(folder: Path, episodes: EpisodeDataset, split: Split) -> dict[int, AnnotatedEpisode]:
+    """Annotations of a split by the episodes' scene seeds. Raises `ValueError` where the set has none."""
+    path = folder / ANNOTATIONS
+    if not path.exists():
+        command = f"python app.py collect --out {folder} --annotate grammar"
+        raise ValueError(f"{folder} has no {ANNOTATIONS}: run `{command}`.")
+    every = read_vla_it(path)
+    known = {episodes[index].seed: every.get(episodes.key(index)) for index in range(len(episodes))}
+    return {seed: told for seed, told in known.items() if told is not None and told.split in (None, split)}
+
+
+def losses(model: InstructVLA, batch: MixedBatch, weights: Mapping[str, float]) -> dict[str, Tensor]:
+    """All terms and their weighted sum, "loss"."""
+    model.action_expert.eval()  # frozen, its running statistics too
+    action, talk = batch.action.to(model.device), batch.multimodal.to(model.device)
+    assert action.prompts is not None and action.first is not None
+    with torch.no_grad():
+        trunk, view = model.vision.trunk(action.pixels), model.encode(action.first)
+        pictures = model.encode(talk.pixels)
+    language, latents = model.language(action.prompts, view)
+    latents = latents.repeat_interleave(len(trunk) // len(latents), 0)
+    parts = {
+        "language": language,
+        "multimodal": model.language(talk.text, pictures)[0],
+        **model.action_losses(trunk, latents, action.proprio, action.actions, action.valid, action.places, draws=1),
+    }
+    return {"loss": sum((weights[name] * value for name, value in parts.items()), torch.zeros(())), **parts}
+
+
+def begin(stage1: Path, aligned: Path | None, without: Ablation | None = None) -> Loaded:
+    """A model of two experts: action from the checkpoint `stage1`, language from `aligned` (None: a fresh one).
+
+    Without "experts" there is the acting one alone; without "frozen-backbone" the backbone is made ready to learn.
+
+    Raises `ValueError` where `stage1` has not learned to act, or the two do not belong together.
+    """
+    acting = checkpoints.load(stage1, dtype=torch.float32)
+    if acting.statistics is None:
+        raise ValueError(f"{stage1} has not learned to act: give the checkpoint that `train stage1` left.")
+    if acting.model.config.lora.experts != 1:
+        raise ValueError(f"{stage1} is a generalist already: give the checkpoint that `train stage1` left.")
+    if without == "experts":
+        return acting
+    lora = replace(acting.model.config.lora, experts=2)
+    config = replace(acting.model.config, lora=lora, tuned_backbone=without == "frozen-backbone")
+    model = InstructVLA(config)
+    stored = acting.model.state_dict()
+    spoken = checkpoints.load(aligned, dtype=torch.float32).model.state_dict() if aligned is not None else {}
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if "lora_" in name:  # lora_a (P, K, R, I), lora_b (W, K, R)
+                tensor[:, ACTION] = stored[name][:, 0]
+                if spoken:
+                    tensor[:, LANGUAGE] = spoken[name][:, 0]
+            elif name in stored:
+                tensor.copy_(stored[name])
+    model.store_in(torch.float32)
+    if config.tuned_backbone:
+        model.decoder.cast_base(torch.float32)
+    head = model.decoder.scale_head
+    assert head is not None
+    last = head.layers[-1]
+    assert isinstance(last, torch.nn.Linear)
+    torch.nn.init.zeros_(last.weight)
+    with torch.no_grad():
+        last.bias.copy_(torch.tensor([ACTION_GATE, 1 - ACTION_GATE]).log())
+    return replace(acting, model=model)
+
+
+def groups(model: InstructVLA, rates: Mapping[str, float]) -> list[Group]:
+    """What stage 2 trains, and how fast. Freezes everything else."""
+    model.requires_grad_(False)
+    decoder = model.decoder
+    lora = [p for name, p in decoder.named_parameters() if "lora_" in name]
+    head = list(decoder.scale_head.parameters()) if decoder.scale_head is not None else []
+    chosen = [
+        Group(lora, rates["lora"]), Group(head, rates["scale_head"]), Group([decoder.new_rows], rates["new_rows"])
+    ]  # fmt: skip
+    if model.config.tuned_backbone:
+        base = [parameter for name, parameter in decoder.named_parameters() if decoder.is_base(name)]
+        chosen.append(Group(base, rates["backbone"]))
+    for group in chosen:
+        for parameter in group.parameters:
+            parameter.requires_grad_(True)
+    return chosen
+
+
+@dataclass
+class Validation:
+    """What a generalist is judged by while it trains, on held-out episodes, phrases and pictures."""
+
+    data: MixedData
+    multimodal: Callable[[InstructVLA], dict[str, float]]
+    batches: int = 12
+
+    @torch.no_grad()
+    def __call__(self, model: InstructVLA) -> dict[str, float]:
+        """Mean losses, `pointed` (share of held-out phrases whose source is pointed at within `NEAR`), gates.
+
+        `gate_queries` and `gate_text` are the action expert's mean weights on latent queries and on the words that the
+        model says itself.
+        """
+        random = np.random.default_rng(0)
+        chosen = random.permutation(len(self.data.steps))[: self.batches * TEST_SEQUENCES]
+        seen: dict[str, list[float]] = {}
+        for start in range(0, len(chosen) - TEST_SEQUENCES + 1, TEST_SEQUENCES):
+            torch.manual_seed(start)
+            rows = [tuple(self.data.steps[i]) for i in chosen[start : start + TEST_SEQUENCES]]
+            for name, value in self._judge(model, self.data.batch(rows, random).to(model.device)).items():
+                seen.setdefault(name, []).append(value)
+        return {name: float(np.mean(values)) for name, values in seen.items()} | self.multimodal(model)
+
+    def _judge(self, model: InstructVLA, batch: ActionBatch) -> dict[str, float]:
+        prompts, first = batch.prompts, batch.first
+        assert prompts is not None and first is not None
+        view = model.encode(first)
+        hidden, gates = model.decoder(model.embed(prompts.ids, prompts.image_positions, view.tokens))
+        latents = hidden[prompts.query_positions].reshape(len(hidden), -1, hidden.shape[-1])
+        latents = latents.repeat_interleave(len(batch.pixels) // len(latents), 0)
+        trunk = model.vision.trunk(batch.pixels)
+        context = model.action_expert.context(trunk, latents, batch.proprio)
+        miss = (context.points[:, 0] - batch.places[:, 0, :2]).norm(dim=-1)
+        spoken = (prompts.labels != IGNORE) & ~prompts.query_positions
+        parts = model.action_losses(trunk, latents, batch.proprio, batch.actions, batch.valid, batch.places, draws=1)
+        values = {"language": model.language(prompts, view)[0], "pointed": (miss < NEAR).float().mean(), **parts}
+        values["gate_queries"] = gates[prompts.query_positions][:, ACTION].mean()
+        values["gate_text"] = gates[spoken][:, ACTION].mean()
+        return {name: float(value) for name, value in values.items()}
+
+
+def run(
+    data: Path,
+    scenes: Path,
+    stage1: Path,
+    aligned: Path | None,
+    out: Path,
+    *,
+    minutes: float | None = None,
+    steps: int = 4000,
+    seed: int = 0,
+    recipe: Path = RECIPE,
+    without: Ablation | None = None,
+) -> None:
+    """Tune the checkpoint `stage1` on annotated episodes in `data` and pictures in `scenes`; see `begin`.
+
+    Keeps the best model under `out/checkpoint`. Resumes when `out` holds an unfinished run. Raises `ValueError` where
+    something is missing.
+    """
+    settings = Recipe.load(recipe)
+    if without == "descriptions":
+        settings = settings.silent()
+    torch.manual_seed(seed)
+    loaded = begin(stage1, aligned, without)
+    model, prompter, statistics = loaded.model, loaded.prompter, loaded.statistics
+    assert statistics is not None
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    catalog, pictures = load_catalog(), settings.multimodal_pictures
+    questions = SceneQuestions(SceneDataset(scenes, "train"), catalog, prompter, model.config, pictures, seed)
+    held_out = SceneDataset(scenes, "held_out")
+    sets = {split: EpisodeDataset(data, split=split) for split in ("train", "held_out")}
+    train_set = MixedData(
+        sets["train"], prompter, model, statistics, told_about(data, sets["train"], "train"), questions, settings, seed
+    )
+    test_set = MixedData(
+        sets["held_out"], prompter, model, statistics, told_about(data, sets["held_out"], "validation"), questions,
+        settings, seed,
+    )  # fmt: skip
+    validation = Validation(test_set, lambda model: exact_match(model, prompter, held_out, catalog))
+    chosen = groups(model, settings.learning_rate)
+    config = TrainingConfig(
+        folder=out, steps=steps, seed=seed, warmup=50, schedule="cosine", minutes=minutes, evaluate_every=200,
+        save_every=200, workers=1, best=("language", "min"),
+    )  # fmt: skip
+    train(
+        model,
+        chosen,
+        train_set.mixed,
+        lambda batch: losses(model, batch, settings.weights),
+        config,
+        evaluate=lambda: validation(model),
+        keep=lambda: checkpoints.save(model, out / "checkpoint", statistics=statistics),
+    )
