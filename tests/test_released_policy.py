@@ -122,6 +122,37 @@ def test_a_stopped_thought_still_acts(tmp_path: Path) -> None:
     assert np.isfinite(pilot.act(observation())).all()
 
 
+def test_another_instruction_is_a_fresh_start_in_the_same_episode(tmp_path: Path) -> None:
+    loaded = released(tmp_path)
+    pilot, other = policy(loaded), policy(loaded)
+    pilot.reset("pick up the cube")
+    other.reset("open the drawer")
+    pilot.act(observation())
+    other._noise.set_state(pilot._noise.get_state())
+    pilot.instruct("open the drawer")
+    assert pilot.thinking_due and pilot.thought == ""
+    np.testing.assert_array_equal(pilot.act(observation(1)), other.act(observation(1)))
+    assert pilot.thought == other.thought
+
+
+def test_a_thought_can_be_replaced(tmp_path: Path) -> None:
+    loaded = released(tmp_path)
+    pilot = policy(loaded)
+    pilot.reset("pick up the cube")
+    own = pilot.act(observation())
+    pilot.reset("pick up the cube")
+    pilot.rethink(observation(), "no")
+    assert not pilot.thinking_due
+    assert not np.array_equal(pilot.act(observation()), own)
+    assert pilot.thought == "no" and "think" not in pilot.timings
+    for step in range(1, 4):
+        assert not pilot.thinking_due
+        pilot.act(observation(step))
+    assert pilot.thinking_due
+    with pytest.raises(ValueError, match="at most 12 tokens, this one 22: shorten it"):
+        pilot.rethink(observation(), "much too long, really")
+
+
 def test_stage_1_never_thinks(tmp_path: Path) -> None:
     loaded = released(tmp_path, STAGE1)
     pilot = policy(loaded, think=True)
