@@ -88,8 +88,10 @@ def uncached_step(loaded: Released, picture: Image, noise: Tensor, tokens: int) 
 
 
 def after(loaded: Released, said: list[int]) -> PromptIds:
-    """The complete prompt with the thought `said` put back."""
-    return loaded.prompter.act_after(TEXT, loaded.prompter.decode(said))
+    """The complete prompt with the thought `said` put back, token by token: random words have no other spelling."""
+    opened, queries = loaded.prompter.think(TEXT), loaded.prompter.query_ids
+    ids = torch.cat([opened.ids, torch.tensor(said), queries])
+    return PromptIds(ids, ids, ids == opened.ids[opened.image_positions][0], ids >= queries[0])
 
 
 def proprio(model: ReleasedVLA) -> Tensor | None:
