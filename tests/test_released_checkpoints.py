@@ -297,7 +297,7 @@ class FakeHub:
         if not local_files_only:
             self.asked.append(repository)
             self.printed_before = self.capsys.readouterr().out
-            shutil.copytree(self.published, self.here)
+            shutil.copytree(self.published, self.here, dirs_exist_ok=True)
         return str(self.here)
 
 
@@ -311,6 +311,16 @@ def test_a_hub_id_is_downloaded_after_the_licence(
     released_checkpoints.fetch("somebody/some-run")
     assert hub.asked == ["somebody/some-run"], "what is here is not downloaded again"
     assert "CC-BY-NC" not in capsys.readouterr().out
+
+
+def test_half_a_download_is_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub = FakeHub(monkeypatch, capsys, write_random_run(tmp_path / "published", TINY_RELEASED))
+    hub.here.mkdir()
+    shutil.copyfile(hub.published / "config.json", hub.here / "config.json")
+    assert load(released_checkpoints.fetch("somebody/some-run")).model.config == TINY_RELEASED
+    assert hub.asked == ["somebody/some-run"]
 
 
 def test_without_a_network_the_error_is_one_sentence() -> None:
