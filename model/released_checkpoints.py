@@ -170,9 +170,9 @@ def _download(repository: str, patterns: list[str], proof: str) -> Path:
     try:
         return Path(snapshot_download(repository, allow_patterns=patterns))
     except (OSError, ValueError, httpx.HTTPError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ValueError(
-            f"{repository} could not be downloaded ({reason.rstrip(".")}): connect to the internet, or give the folder of a run."
+            f"{repository} could not be downloaded ({reason}): connect to the internet, or give the folder of a run."
         ) from error
 
 
