@@ -168,6 +168,11 @@ def bench(load: Callable[[], Engine], model: str, times: int, limit: int = 60) -
         limit: control steps of the end-to-end rollouts.
     """
     engine, loading = bench_loading(load)
+    if isinstance(engine.loaded, Released):
+        from app.bench_released import bench_released
+
+        rows = [loading, *bench_released(engine.loaded, times)]
+        return {"model": model, "about": engine.describe(), "machine": machine(), "rows": [asdict(row) for row in rows]}
     with SimWorker() as worker:
         observation = worker.reset(scene())
         rows = [

@@ -38,11 +38,12 @@ class Engine:
     """Holds one model. `start` loads it in a thread; `policy` and `ask` wait for it.
 
     `name` is "nano" (the embedded checkpoint), the folder of a checkpoint, ours or a released run, or the hub id of a
-    released run.
+    released run. `compat` names how faithful a released model is to what upstream got wrong (`model.config.COMPAT`).
     """
 
-    def __init__(self, name: str = "nano") -> None:
+    def __init__(self, name: str = "nano", compat: str = "released") -> None:
         self.name = name
+        self._compat = compat
         self.state: Literal["loading", "ready", "failed"] = "loading"
         self.error: str | None = None
         self._done = threading.Event()
@@ -83,7 +84,7 @@ class Engine:
         if is_hub_id(self.name) and not self._folder.exists():
             self._folder = released_checkpoints.fetch(self.name)
         if released_checkpoints.is_released(self._folder):
-            return released_checkpoints.load(self._folder)
+            return released_checkpoints.load(self._folder, self._compat)
         loaded = checkpoints.load(self._folder)
         if loaded.model.config.lora.experts == 1:
             loaded.model.decoder.merge()
