@@ -43,7 +43,7 @@ ACTION, LANGUAGE = 0, 1
 NEAR = 0.05
 """A point this close to the true one, in shares of the picture, has found its object."""
 TEST_SEQUENCES = 6
-ACTION_GATE = 0.75
+ACTION_GATE = 0.95
 """Weight of the action expert on every token before the scale head has learned anything."""
 CAPTION_REQUEST = "Describe what is on the table."
 """VLA-IT files hold captions without a request for one."""
