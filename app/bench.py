@@ -17,6 +17,8 @@ import torch
 
 from model.engine import Engine
 from model.policy import EXECUTE, InstructPolicy
+from model.released_checkpoints import Released
+from model.released_policy import ReleasedPolicy
 from sim.interface import Observation
 from sim.tasks import SceneSpec, sample_goal
 from sim.worker import SimWorker
@@ -130,7 +132,7 @@ def bench_simulator(worker: SimWorker, times: int) -> list[Row]:
     return [summarise("simulator step, with the expert's action", "ms", steps), summarise("frame", "ms", frames)]
 
 
-def control_steps(policy: InstructPolicy, worker: SimWorker, limit: int) -> list[float]:
+def control_steps(policy: InstructPolicy | ReleasedPolicy, worker: SimWorker, limit: int) -> list[float]:
     """Seconds of each control step of one rollout that shows every frame, as the page does."""
     policy.reset(scene().text)
     observation = worker.reset(scene())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import socket
@@ -27,8 +26,19 @@ cli = typer.Typer(
     add_completion=False,
 )
 cli.add_typer(train, name="train")
+assets = typer.Typer(help="Files that do not come with the project.", no_args_is_help=True)
+cli.add_typer(assets, name="assets")
 
-Model = Annotated[str, typer.Option(help="`nano`, a checkpoint folder, or `expert` (scripted, sees the state).")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="`nano`, a checkpoint folder (ours or a released run), the hub id of a released run, or `expert` "
+        "(scripted, sees the state)."
+    ),
+]
+Learned = Annotated[
+    str, typer.Option("--model", help="`nano`, a checkpoint folder (ours or a released run), or the hub id of one.")
+]
 Workers = Annotated[int, typer.Option(min=1, help="Simulator processes.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Also write the result here.")]
 
@@ -70,12 +80,23 @@ def doctor(
     raise typer.Exit(report())
 
 
+@assets.command()
+def fetch(
+    pack: Annotated[Literal["simpler"], typer.Argument(help="`simpler`: SimplerEnv's WidowX scenes, 83 MB.")],
+) -> None:
+    """Download official assets into ManiSkill's folder ($MS_ASSET_DIR, default ~/.maniskill). Asks nothing; resumes."""
+    from sim.fetch import fetch as get
+
+    get()
+
+
 @cli.command()
 def evaluate(
     suite: Annotated[str, typer.Option(help="Name of a suite in assets/suites, or the path of a .yaml file.")],
     model: Model = "nano",
     think: Annotated[Literal["on", "off"], typer.Option(help="Write a thought before planning.")] = "on",
     episodes: Annotated[int | None, typer.Option(min=1, help="Seeds per task; default: the suite's.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Step limit; default: the suite's.")] = None,
     workers: Workers = 2,
     file: JsonFile = None,
     failures: Annotated[Path | None, typer.Option(file_okay=False, help="Keep videos of failed episodes here.")] = None,
@@ -98,6 +119,9 @@ def evaluate(
     from sim.suite import load_suite
 
     tasks, on_episode = load_suite(suite), failure_videos(failures) if failures is not None else None
+    tasks.require_assets()
+    if steps is not None:
+        tasks = tasks.limited(steps)
     make, name = contestant(model, think == "on", planner, planner_model)
     if oracle:
         from app.baselines import told_the_truth
@@ -107,7 +131,8 @@ def evaluate(
         tasks, make, name, episodes=episodes, workers=workers, json_path=file, record=failures is not None,
         on_episode=on_episode,
     )  # fmt: skip
-    print_report(report)
+    limits = sorted({scene.limit for _, scene in tasks.scenes(1)})
+    print_report(report, f"at most {' or '.join(map(str, limits))} steps, success: {report.success}")
 
 
 def contestant(
@@ -121,7 +146,7 @@ def contestant(
     if model == "random":
         return RandomPolicy, "random"
     engine = load(model)
-    name = f"{model} ({fingerprint(model)}), {'thinking' if think else 'not thinking'}"
+    name = f"{model} ({engine.fingerprint()[:8]}), {'thinking' if think else 'not thinking'}"
 
     def make() -> Policy:
         return engine.policy(think)
@@ -232,7 +257,10 @@ def annotate_set(
 
 @cli.command()
 def bench(
-    model: Annotated[str, typer.Option(help="`nano` or a checkpoint folder.")] = "nano",
+    model: Learned = "nano",
+    random_2b: Annotated[
+        bool, typer.Option("--random-2b", help="Measure a released generalist's sizes, with random weights.")
+    ] = False,
     times: Annotated[int, typer.Option(min=2, help="Measurements per figure.")] = 20,
     file: JsonFile = None,
 ) -> None:
@@ -240,6 +268,10 @@ def bench(
     check_learned(model)
     from app.bench import bench as measure
 
+    if random_2b:
+        from app.bench_released import random_2b_run
+
+        model = str(random_2b_run())
     result = measure(lambda: load(model), model, times)
     print(f"{result['about']}\n{json.dumps(result['machine'])}\n")
     print(f"{'':<42}{'median':>10}{'p95':>10}")
@@ -252,7 +284,7 @@ def bench(
 def ask(
     image: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A picture (anything Pillow opens).")],
     question: Annotated[str, typer.Argument(help="What to ask about it.")],
-    model: Annotated[str, typer.Option(help="`nano` or a checkpoint folder.")] = "nano",
+    model: Learned = "nano",
 ) -> None:
     """Ask the model about a picture; the answer streams to standard output."""
     import numpy as np
@@ -277,11 +309,13 @@ def quiz(
 ) -> None:
     """Ask about held-out photographs: exact match per kind of question, and closed-set accuracy over the labels."""
     check_learned(model)
+    from model import checkpoints
     from model.data.photos import PhotoSet
+    from model.engine import NANO
     from model.training.answering import photo_scores
 
-    engine = load(model)
-    scores = photo_scores(engine.model, engine.prompter, PhotoSet(photos, "test"), limit)
+    loaded = checkpoints.load(NANO if model == "nano" else Path(model))
+    scores = photo_scores(loaded.model.eval(), loaded.prompter, PhotoSet(photos, "test"), limit)
     for name, value in scores.items():
         print(f"{name:<20}{value:>10.0f}" if name == "questions" else f"{name:<20}{value:>10.1%}")
     write_json(file, scores)
@@ -289,8 +323,10 @@ def quiz(
 
 def check_model(name: str) -> None:
     """Raise `ValueError` for a model that cannot exist, before anything slow is imported."""
-    if name not in ("nano", "expert") and not Path(name).is_dir():
-        raise ValueError(f"There is no model {name!r}: choose nano, expert, or the folder of a checkpoint.")
+    from model.config import is_hub_id
+
+    if name not in ("nano", "expert") and not Path(name).is_dir() and not is_hub_id(name):
+        raise ValueError(f"There is no model {name!r}: choose nano, expert, the folder of a checkpoint, or a hub id.")
 
 
 def check_port(host: str, port: int) -> None:
@@ -320,15 +356,6 @@ def load(name: str) -> Engine:
         return Engine(name).wait()
     except RuntimeError as error:
         raise ValueError(str(error)) from None
-
-
-def fingerprint(model: str) -> str:
-    """First digits of the weights' SHA-256, so that results of different weights are never mixed up."""
-    from model.engine import NANO
-
-    folder = NANO if model == "nano" else Path(model)
-    with (folder / "model.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:8]
 
 
 def write_json(file: Path | None, result: object) -> None:

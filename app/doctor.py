@@ -109,6 +109,19 @@ def check_assets() -> Check:
     return Check("Assets", not missing, detail, "git checkout -- assets")
 
 
+def check_simpler() -> Check:
+    """The official SimplerEnv scenes; never needed."""
+    from sim.twin_assets import EXTRA, EXTRA_HINT, FETCH, missing, root
+
+    absent = missing()
+    if not absent:
+        return Check("SimplerEnv", True, f"official scenes in {root()}", needed=False)
+    names = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
+    extra = all(any(f"/models/{model}/" in path for model in EXTRA) for path in absent)
+    mend = f"{EXTRA_HINT} (tasks 79 and 80 alone need them)" if extra else FETCH
+    return Check("SimplerEnv", False, f"{len(absent)} files missing in {root()}: {names}", mend, needed=False)
+
+
 def check_ffmpeg() -> Check:
     """The ffmpeg that comes with imageio writes the videos."""
     import imageio_ffmpeg
@@ -134,6 +147,7 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     check_base_weights,
     check_checkpoint,
     check_assets,
+    check_simpler,
     check_ffmpeg,
     check_browser,
 )

@@ -25,11 +25,11 @@ def failure_videos(folder: Path) -> Callable[[EpisodeResult, list[bytes]], None]
     return keep
 
 
-def print_report(report: Report) -> None:
-    """The report as a table on standard output."""
+def print_report(report: Report, rules: str) -> None:
+    """The report as a table on standard output; `rules` say when an episode ends."""
     width = max(24, *(len(task.name) + 2 for task in report.tasks))
     head = f"{'task':<{width}}{'success':>10}{'95 % interval':>18}{'steps':>8}{'Hz':>8}"
-    print(f"\n{report.model} on {report.suite}\n{head}")
+    print(f"\n{report.model} on {report.suite}, {rules}\n{head}")
     for task in report.tasks:
         interval = f"{task.wilson_low:.0%} - {task.wilson_high:.0%}"
         count = f"{task.successes}/{task.episodes}"

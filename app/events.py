@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sim.tasks import SceneSpec
+from sim.twins import Scene
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class SceneReady:
     """The scene stands as its seed says. `jpeg` is the first camera frame."""
 
     jpeg: bytes
-    spec: SceneSpec
+    spec: Scene
     instruction: str
 
 
@@ -89,7 +89,7 @@ Event = SceneReady | ThoughtStarted | ThoughtToken | ThoughtDone | Planned | Fra
 class Command:
     """What a visitor asks for: a scene, words for the policy (`spec.text`), whether to think aloud, the noise seed."""
 
-    spec: SceneSpec
+    spec: Scene
     think: bool = True
     seed: int = 0
 

@@ -13,7 +13,7 @@ from app.pilots import Learned, Pilot, Scripted
 from app.scenes import EXAMPLES
 from app.sessions import Sessions
 from app.views import command
-from sim.worker import WorkerPool
+from sim.worker import EITHER, WorkerPool
 
 PITCH = "Tell a simulated robot arm what to do. It looks, says what it means to do, and does it."
 RECORDINGS = Path("recordings")
@@ -111,7 +111,7 @@ def serve(
     pilot: Pilot = Scripted() if model == "expert" else Learned(model)
     recordings = recordings.resolve()
     recordings.mkdir(parents=True, exist_ok=True)
-    with WorkerPool(workers) as pool:
+    with WorkerPool(workers, world=EITHER) as pool:
         page = build(pilot, Sessions(pool, workers), recordings)
         launch(page, host, port, recordings)
         page.block_thread()

@@ -7,8 +7,7 @@ from typing import Literal, Protocol
 
 from app.controller import Simulator, ThinkingPolicy
 from sim.interface import Action, Observation
-from sim.tasks import SceneSpec
-from sim.tasks import instruction as template
+from sim.twins import Scene
 
 State = Literal["loading", "ready", "failed"]
 
@@ -28,7 +27,7 @@ class Pilot(Protocol):
     def describe(self) -> str:
         """One line: who it is and what it was trained on."""
 
-    def policy(self, simulator: Simulator, spec: SceneSpec, think: bool) -> ThinkingPolicy:
+    def policy(self, simulator: Simulator, spec: Scene, think: bool) -> ThinkingPolicy:
         """A fresh policy for one rollout."""
 
 
@@ -54,7 +53,7 @@ class Learned:
     def describe(self) -> str:
         return self._engine.describe()
 
-    def policy(self, simulator: Simulator, spec: SceneSpec, think: bool) -> ThinkingPolicy:
+    def policy(self, simulator: Simulator, spec: Scene, think: bool) -> ThinkingPolicy:
         return self._engine.policy(think)
 
 
@@ -68,7 +67,7 @@ class Scripted:
     def describe(self) -> str:
         return "Scripted expert: not a learned model. It reads the simulator's state instead of looking."
 
-    def policy(self, simulator: Simulator, spec: SceneSpec, think: bool) -> ThinkingPolicy:
+    def policy(self, simulator: Simulator, spec: Scene, think: bool) -> ThinkingPolicy:
         return Expert(simulator, spec, think)
 
 
@@ -78,9 +77,9 @@ class Expert:
     needs_image = False
     focus = None
 
-    def __init__(self, simulator: Simulator, spec: SceneSpec, think: bool) -> None:
+    def __init__(self, simulator: Simulator, spec: Scene, think: bool) -> None:
         self._simulator = simulator
-        self._task = template(spec.goal)
+        self._task = spec.template
         self.thinking_due = think
         self.timings: dict[str, float] = {}
 

@@ -24,7 +24,7 @@ import imageio_ffmpeg
 
 from app.events import Command, Event, Failure, Frame, Outcome, SceneReady, ThoughtDone, to_json
 from sim.interface import CONTROL_HZ
-from sim.tasks import SceneSpec
+from sim.twins import Scene, load_scene
 
 TITLE_HOLD_S = 1.0
 OUTCOME_HOLD_S = 1.6
@@ -63,9 +63,9 @@ class Recording:
         """The first camera frame."""
         return self.folder / "poster.jpg"
 
-    def scene(self) -> SceneSpec:
+    def scene(self) -> Scene:
         """The scene that was played, with the words the policy got."""
-        return SceneSpec.model_validate(next(e["spec"] for e in self.events() if e["type"] == "SceneReady"))
+        return load_scene(next(e["spec"] for e in self.events() if e["type"] == "SceneReady"))
 
     def model(self) -> str:
         """The line that says who drove."""
@@ -86,7 +86,7 @@ class Recorder:
         """`model` is the line that says who drives; it goes into the log with the command."""
         about = {"type": "Recording", "model": model, "think": command.think, "seed": command.seed}
         self._lines: list[dict[str, Any]] = [about]
-        self._name = f"{command.spec.goal.kind}-{command.spec.seed}"
+        self._name = f"{command.spec.family}-{command.spec.seed}"
         self._frames: list[bytes] = []
         self._captions: list[tuple[float, str]] = []
         self._started = time.time()

@@ -47,6 +47,8 @@ class InstructPolicy:
         self.instruction = instruction
         self.thought = ""
         self.focus: dict[str, tuple[float, float]] | None = None
+        self.gate: float | None = None
+        """The action expert's share, 0..1, in the latest piece of the thought; None where there is one expert."""
         self._latents: torch.Tensor | None = None
         self._queue: list[Action] = []
         self._age = 0
@@ -101,10 +103,16 @@ class InstructPolicy:
             embeds, cache = self._model.open_prompt(
                 self._prompter.think(self.instruction), view, MAX_THOUGHT_TOKENS
             )
-        tokens = self._model.decoder.generate(embeds, cache, MAX_THOUGHT_TOKENS, self._prompter.stop_ids)
+        gates: list[float] = []
+        tokens = self._model.decoder.generate(
+            embeds, cache, MAX_THOUGHT_TOKENS, self._prompter.stop_ids, gates=gates
+        )
         self.thought = ""
         for piece in stream_text(self._model, self._prompter, tokens, self._lock, should_stop):
             self.thought += piece
+            if self._model.decoder.experts > 1:
+                self.gate = sum(gates) / len(gates)
+            gates.clear()
             yield piece
         self._prefix, self._view = cache, view
         self.timings = {"think": 1e3 * (time.perf_counter() - started)}

@@ -19,9 +19,9 @@ import numpy as np
 from tqdm import tqdm
 
 from sim.interface import Action, Observation, Policy, StepResult
-from sim.suite import Suite, TaskSpec
-from sim.tasks import SceneSpec
-from sim.worker import TABLETOP, SimWorker, WorkerError, WorkerPool, WorkerStartError
+from sim.suite import Suite, Task
+from sim.twins import Scene
+from sim.worker import SimWorker, WorkerError, WorkerPool, WorkerStartError
 
 PolicyFactory = Callable[[], Policy]
 """Makes the policy of one episode. Policies of several episodes act at the same time from several threads; those that
@@ -132,7 +132,7 @@ def evaluate(
     record: bool = False,
     on_episode: Callable[[EpisodeResult, list[bytes]], None] | None = None,
     image_size: tuple[int, int] = (640, 480),
-    world: str = TABLETOP,
+    world: str | None = None,
 ) -> Report:
     """Play every task of the suite and report.
 
@@ -147,11 +147,14 @@ def evaluate(
         record: render every step, also those whose image the policy does not need.
         on_episode: called in this thread after each newly played episode with its JPEG frames, first to last.
         image_size: (width, height) of the frames in pixels.
+        world: another simulator than the suite's own, as "module:callable".
 
     Raises:
-        ValueError: the kept episodes belong to another run, or a scene is impossible.
+        ValueError: the kept episodes belong to another run, a scene is impossible, or its assets are not here.
         WorkerStartError: the simulator cannot be built here.
     """
+    if world is None:
+        suite.require_assets()
     scenes = list(suite.scenes(episodes))
     journal = Journal(json_path.with_suffix(".episodes.jsonl"), suite, model, resume) if json_path else None
     finished = dict(journal.finished) if journal else {}
@@ -159,7 +162,7 @@ def evaluate(
 
     if todo:
         with (
-            WorkerPool(min(workers, len(todo)), image_size, world=world) as pool,
+            WorkerPool(min(workers, len(todo)), image_size, world=world or suite.world) as pool,
             ThreadPoolExecutor(pool.size) as threads,
             tqdm(total=len(scenes), initial=len(scenes) - len(todo), unit="ep", disable=not progress) as bar,
         ):
@@ -229,8 +232,13 @@ class Journal:
         self.path = path
         self.finished: dict[tuple[str, int], EpisodeResult] = {}
         # Everything that changes an episode; the number of seeds does not.
-        tasks = [task.model_dump(mode="json", exclude={"seeds"}) | {"vary": sorted(task.vary)} for task in suite.tasks]
-        head: dict[str, object] = {"model": model, "suite": suite.name, "success": suite.success, "tasks": tasks}
+        tasks = [task.model_dump(mode="json", exclude={"seeds"}) for task in suite.tasks]
+        for task in tasks:
+            if "vary" in task:
+                task["vary"].sort()
+        head: dict[str, object] = {"model": model, "suite": suite.name, "tasks": tasks}
+        if suite.success != "first":
+            head["success"] = suite.success
         if resume and path.exists():
             self._read(head)
         else:
@@ -262,7 +270,7 @@ class Journal:
 
 
 def _attempt(
-    pool: WorkerPool, make_policy: PolicyFactory | Literal["expert"], task: TaskSpec, scene: SceneSpec, record: bool
+    pool: WorkerPool, make_policy: PolicyFactory | Literal["expert"], task: Task, scene: Scene, record: bool
 ) -> tuple[EpisodeResult, list[bytes]]:
     """One episode, repeated on a fresh simulator after a failure, and an error result after the second."""
 
@@ -279,7 +287,7 @@ def _attempt(
 
 
 def play(
-    worker: SimWorker, policy: Policy, scene: SceneSpec, task: str = "", record: bool = False
+    worker: SimWorker, policy: Policy, scene: Scene, task: str = "", record: bool = False
 ) -> tuple[EpisodeResult, list[bytes]]:
     """Play one episode to its end; returns the result and the JPEG frames that were rendered."""
     policy.reset(scene.text, scene.seed)

@@ -114,7 +114,7 @@ def _held(state: Snapshot, thing: Thing) -> bool:
 def _destination(goal: Goal, state: Snapshot, source: Thing, target: Thing) -> tuple[Vector, float, float]:
     """Where the source's origin shall go (x, y), the height of what it shall rest on, and how far off is still good."""
     if goal.kind == "near":
-        return _spot_beside(state, source, target), 0.0, 0.02
+        return spot_beside(state, source, target), 0.0, 0.02
     if goal.kind == "stack":
         return target.position[:2], target.top, 0.015
     surface = target.info.surface
@@ -122,9 +122,9 @@ def _destination(goal: Goal, state: Snapshot, source: Thing, target: Thing) -> t
     return target.position[:2], target.position[2] + surface.height, surface.radius * 0.8
 
 
-def _spot_beside(state: Snapshot, source: Thing, target: Thing) -> Vector:
-    """The free spot on a ring around the target that is closest to the source."""
-    distance = source.info.radius + target.info.radius + 0.027
+def spot_beside(state: Snapshot, source: Thing, target: Thing, gap: float = 0.027) -> Vector:
+    """The free spot on a ring around the target, `gap` [m] away from it, that is closest to the source."""
+    distance = source.info.radius + target.info.radius + gap
     if np.linalg.norm(source.position[:2] - target.position[:2]) < distance + 0.015 and source.bottom < 0.02:
         return source.position[:2]
     angles = np.arange(0, 2 * np.pi, np.pi / 16)
@@ -143,7 +143,7 @@ def _spot_beside(state: Snapshot, source: Thing, target: Thing) -> Vector:
 def _fetch(state: Snapshot, thing: Thing) -> Action:
     """Go above the thing, descend along a funnel, close."""
     point, yaw = _grasp(state, thing)
-    over_all = _highest_between(state, point, exclude=thing) + FINGERTIP + 0.02
+    over_all = highest_between(state, point, exclude=thing) + FINGERTIP + 0.02
     return _descend(state, point, yaw, clear=thing.top + FINGERTIP + 0.01, cruise=over_all)
 
 
@@ -175,7 +175,7 @@ def _carry(state: Snapshot, source: Thing, place: Vector, surface: float) -> Act
     off = max(np.linalg.norm(position[:2] - above) for position in (state.tool, state.commanded))
     if off < 0.012 and state.tool[2] < release + 0.008:
         return _move(state, state.commanded, None, OPEN)
-    obstacle = _highest_between(state, np.array([above[0], above[1], 0.0]), exclude=source)
+    obstacle = highest_between(state, np.array([above[0], above[1], 0.0]), exclude=source)
     cruise = max(CRUISE, obstacle + hanging + 0.02, surface + hanging + 0.04)
     height = min(release + 2.0 * max(0.0, float(off) - 0.012), cruise)
     return _move(state, _climb_first(state, np.array([above[0], above[1], height])), None, CLOSE)
@@ -194,7 +194,7 @@ def _unwind(state: Snapshot) -> Action:
     return _move(state, state.tool + np.array([0.0, 0.0, STEP]), None, OPEN if state.opening > 0.5 else CLOSE)
 
 
-def _highest_between(state: Snapshot, goal: Vector, exclude: Thing) -> float:
+def highest_between(state: Snapshot, goal: Vector, exclude: Thing) -> float:
     """Top of the highest other thing that the hand passes on its straight way to `goal` [m]."""
     start, way = state.tool[:2], goal[:2] - state.tool[:2]
     length = float(np.linalg.norm(way)) + 1e-9

@@ -12,6 +12,8 @@ from sim import objects
 from sim.objects import ObjectInfo
 
 Kind = Literal["pick", "put_on", "put_in", "stack", "near", "open", "close"]
+Ending = Literal["first", "last"]
+"""When success counts: at the first step at which the rule holds, or at the last step of a whole episode."""
 Variation = Literal["light", "texture", "camera"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 DRAWERS = ("top", "middle", "bottom")
@@ -118,7 +120,7 @@ class SceneSpec(BaseModel):
     """A scene: the goal's things, `distractors` more drawn from `seed` (or exactly `objects`), and what varies.
 
     `then` is a second goal: both have to hold. `also` are further goals, each of which is as good as the whole; what
-    they are about has to be among `objects`. `success`: "first" ends the episode with the first success, "last" plays
+    they are about has to be among `objects`. `ending`: "first" ends the episode with the first success, "last" plays
     all steps and asks whether the rule holds at the last one.
     """
 
@@ -127,7 +129,7 @@ class SceneSpec(BaseModel):
     goal: Goal
     then: Goal | None = None
     also: tuple[Goal, ...] = ()
-    success: Literal["first", "last"] = "first"
+    ending: Ending = "first"
     seed: int = Field(ge=0)
     distractors: int = Field(default=1, ge=0, le=5)
     objects: tuple[str, ...] | None = None
@@ -163,9 +165,25 @@ class SceneSpec(BaseModel):
         return list(dict.fromkeys(name for goal in self.steps for name in (goal.target, goal.source) if name))
 
     @property
+    def family(self) -> str:
+        """The task family."""
+        return self.goal.kind
+
+    @property
+    def template(self) -> str:
+        """The plain command for each step."""
+        return ", then ".join(map(instruction, self.steps))
+
+    @property
+    def rule(self) -> str:
+        """The success rule in words."""
+        whole = ", and ".join(map(rule, self.steps))
+        return ", or ".join([whole, *map(rule, self.also)])
+
+    @property
     def text(self) -> str:
         """The instruction the policy gets."""
-        return self.instruction if self.instruction is not None else ", then ".join(map(instruction, self.steps))
+        return self.instruction if self.instruction is not None else self.template
 
     @property
     def limit(self) -> int:

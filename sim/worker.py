@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 TABLETOP = "sim.scenes:Tabletop"
+SIMPLER = "sim.simpler:Simpler"
+EITHER = "sim.packs:EitherPack"
+"""The worlds there are: our own table, the official scenes, and one that plays both."""
 START_DEADLINE_S = 180.0
 """Importing ManiSkill, compiling shaders and loading every mesh takes tens of seconds on a busy two-core machine."""
 RECYCLE_AT = 18

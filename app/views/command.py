@@ -18,7 +18,7 @@ from app.recording import Recorder, RecordingError
 from app.sessions import Busy, Hold, Sessions
 from app.views.layout import Widgets, caption_of, goal_line, layout
 from app.views.screen import Screen, failure, status
-from sim.tasks import Kind, SceneSpec
+from sim.twins import Scene
 from sim.worker import WorkerError
 
 log = logging.getLogger(__name__)
@@ -86,11 +86,11 @@ class Tab:
         self._sessions = sessions
         self._recordings = recordings
 
-    def describe(self, kind: Kind, seed: float, request: gr.Request) -> Updates:
+    def describe(self, kind: str, seed: float, request: gr.Request) -> Updates:
         """The words that go with a scene."""
         return self._describe(scenes.spec(kind, int(seed)), request)
 
-    def shuffle(self, kind: Kind, request: gr.Request) -> Updates:
+    def shuffle(self, kind: str, request: gr.Request) -> Updates:
         """Another scene of the same family."""
         return self._describe(scenes.spec(kind, scenes.shuffled_seed()), request)
 
@@ -99,10 +99,10 @@ class Tab:
         kind, seed, words = scenes.examples()[index]
         return {self._ui.family: kind, **self._describe(scenes.spec(kind, seed, words), request)}
 
-    def _describe(self, spec: SceneSpec, request: gr.Request) -> Updates:
+    def _describe(self, spec: Scene, request: gr.Request) -> Updates:
         """Choosing another scene also ends the rollout in the old one."""
         self._sessions.stop(request.session_hash or "")
-        ui, kind = self._ui, spec.goal.kind
+        ui, kind = self._ui, spec.family
         return {
             ui.seed: spec.seed,
             ui.words: spec.text,
@@ -110,7 +110,7 @@ class Tab:
             ui.odds: scenes.odds(kind, self._pilot.name),
         }
 
-    def preview(self, kind: Kind, seed: float, request: gr.Request) -> Iterator[Updates]:
+    def preview(self, kind: str, seed: float, request: gr.Request) -> Iterator[Updates]:
         """Set the scene up and take its picture."""
         ui = self._ui
         yield {ui.status: status("Setting up the scene")}
@@ -121,7 +121,7 @@ class Tab:
         except (Busy, WorkerError, ValueError) as error:
             yield {ui.status: failure(str(error))}
 
-    def rollout(self, kind: Kind, seed: float, words: str, think: bool, request: gr.Request) -> Iterator[Updates]:
+    def rollout(self, kind: str, seed: float, words: str, think: bool, request: gr.Request) -> Iterator[Updates]:
         """Play one rollout, show it while it happens, then its recording."""
         ui, screen = self._ui, Screen(think)
         command = Command(scenes.spec(kind, int(seed), words.strip()), think, int(seed))
@@ -195,13 +195,13 @@ class Tab:
         }
 
 
-def validate_scene(kind: Kind, seed: float | None) -> list[dict[str, Any]]:
+def validate_scene(kind: str, seed: float | None) -> list[dict[str, Any]]:
     """Refuse a scene that does not exist, beside the box it was typed into."""
     problem = scenes.seed_problem(seed)
     return [gr.validate(True, ""), gr.validate(problem is None, problem or "")]
 
 
-def validate(kind: Kind, seed: float | None, words: str | None, think: bool) -> list[dict[str, Any]]:
+def validate(kind: str, seed: float | None, words: str | None, think: bool) -> list[dict[str, Any]]:
     """Refuse bad input in the same way, before anything starts."""
     problem = scenes.words_problem(words)
     return [*validate_scene(kind, seed), gr.validate(problem is None, problem or ""), gr.validate(True, "")]

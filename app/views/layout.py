@@ -10,7 +10,7 @@ from app import scenes
 from app.pilots import Pilot
 from app.recording import Recording
 from app.views.screen import status, thoughts_hint
-from sim.tasks import SceneSpec, rule
+from sim.twins import Scene
 
 THOUGHTS_HINT = "What the model writes before it moves shows up here."
 
@@ -41,7 +41,7 @@ class Widgets:
 def layout(pilot: Pilot, example: Recording | None) -> Widgets:
     """The widgets, filled with the shipped example, so that the page says something before anything has started."""
     first = example.scene() if example else scenes.spec("put_on", scenes.FIRST_SEED)
-    kind, seed = first.goal.kind, first.seed
+    kind, seed = first.family, first.seed
     with gr.Row(elem_id="stage"):
         with gr.Column(scale=3, min_width=320):
             camera = gr.Image(
@@ -71,7 +71,7 @@ def layout(pilot: Pilot, example: Recording | None) -> Widgets:
             )
             with gr.Row(elem_id="scene", equal_height=False):
                 family = gr.Dropdown(
-                    list(scenes.FAMILIES.items()), value=kind, label="Task", scale=3, elem_id="family", min_width=150
+                    list(scenes.families().items()), value=kind, label="Task", scale=3, elem_id="family", min_width=150
                 )
                 seed_box = gr.Number(seed, label="Scene", precision=0, scale=2, elem_id="seed", min_width=100)
                 shuffle = gr.Button("Shuffle", scale=0, elem_id="shuffle", min_width=104)
@@ -113,9 +113,9 @@ def layout(pilot: Pilot, example: Recording | None) -> Widgets:
     )
 
 
-def goal_line(spec: SceneSpec) -> str:
+def goal_line(spec: Scene) -> str:
     """What the simulator counts as success, whatever was typed."""
-    return f"Judged by the scene, not by your words: success when {rule(spec.goal)}."
+    return f"Judged by the scene, not by your words: success when {spec.rule}."
 
 
 def caption_of(recording: Recording, lead: str) -> str:
