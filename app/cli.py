@@ -118,11 +118,10 @@ def evaluate(
     from sim.evaluate import evaluate as play
     from sim.suite import load_suite
 
-    tasks = load_suite(suite)
+    tasks, on_episode = load_suite(suite), failure_videos(failures) if failures is not None else None
     tasks.require_assets()
     if steps is not None:
         tasks = tasks.limited(steps)
-    on_episode = failure_videos(failures) if failures is not None else None
     make, name = contestant(model, think == "on", planner, planner_model)
     if oracle:
         from app.baselines import told_the_truth
@@ -132,7 +131,8 @@ def evaluate(
         tasks, make, name, episodes=episodes, workers=workers, json_path=file, record=failures is not None,
         on_episode=on_episode,
     )  # fmt: skip
-    print_report(report, {scene.limit for _, scene in tasks.scenes(1)})
+    limits = sorted({scene.limit for _, scene in tasks.scenes(1)})
+    print_report(report, f"at most {' or '.join(map(str, limits))} steps, success: {report.success}")
 
 
 def contestant(
@@ -261,7 +261,7 @@ def bench(
     random_2b: Annotated[
         bool, typer.Option("--random-2b", help="Measure a released generalist's sizes, with random weights.")
     ] = False,
-    times: Annotated[int, typer.Option(min=1, help="Measurements per figure.")] = 20,
+    times: Annotated[int, typer.Option(min=2, help="Measurements per figure.")] = 20,
     file: JsonFile = None,
 ) -> None:
     """Measure every part and the whole control loop, each as median and p95."""
@@ -309,14 +309,13 @@ def quiz(
 ) -> None:
     """Ask about held-out photographs: exact match per kind of question, and closed-set accuracy over the labels."""
     check_learned(model)
+    from model import checkpoints
     from model.data.photos import PhotoSet
-    from model.released_checkpoints import Released
+    from model.engine import NANO
     from model.training.answering import photo_scores
 
-    loaded = load(model).loaded
-    if isinstance(loaded, Released):
-        raise ValueError("The photographs are asked about in the nano's way: choose nano or a checkpoint of its kind.")
-    scores = photo_scores(loaded.model, loaded.prompter, PhotoSet(photos, "test"), limit)
+    loaded = checkpoints.load(NANO if model == "nano" else Path(model))
+    scores = photo_scores(loaded.model.eval(), loaded.prompter, PhotoSet(photos, "test"), limit)
     for name, value in scores.items():
         print(f"{name:<20}{value:>10.0f}" if name == "questions" else f"{name:<20}{value:>10.1%}")
     write_json(file, scores)

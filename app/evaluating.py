@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 
 from app.recording import encode
@@ -25,11 +25,10 @@ def failure_videos(folder: Path) -> Callable[[EpisodeResult, list[bytes]], None]
     return keep
 
 
-def print_report(report: Report, limits: Collection[int]) -> None:
-    """The report as a table on standard output, with the rules it was played by: step limits and what success means."""
+def print_report(report: Report, rules: str) -> None:
+    """The report as a table on standard output; `rules` say when an episode ends."""
     width = max(24, *(len(task.name) + 2 for task in report.tasks))
     head = f"{'task':<{width}}{'success':>10}{'95 % interval':>18}{'steps':>8}{'Hz':>8}"
-    rules = f"at most {' or '.join(map(str, sorted(limits)))} steps, success: {report.success}"
     print(f"\n{report.model} on {report.suite}, {rules}\n{head}")
     for task in report.tasks:
         interval = f"{task.wilson_low:.0%} - {task.wilson_high:.0%}"

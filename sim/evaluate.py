@@ -236,7 +236,9 @@ class Journal:
         for task in tasks:
             if "vary" in task:
                 task["vary"].sort()
-        head: dict[str, object] = {"model": model, "suite": suite.name, "success": suite.success, "tasks": tasks}
+        head: dict[str, object] = {"model": model, "suite": suite.name, "tasks": tasks}
+        if suite.success != "first":
+            head["success"] = suite.success
         if resume and path.exists():
             self._read(head)
         else:

@@ -58,7 +58,7 @@ class Tabletop:
         spec = self._active
         self._streak = self._streak + 1 if achieved(spec, self.snapshot(), self._first, self._world) else 0
         success = self._streak >= HOLD_STEPS
-        over = self._step >= spec.limit or (success and spec.success == "first")
+        over = self._step >= spec.limit or (success and spec.ending == "first")
         return StepResult(self.observe(render), success, over)
 
     def observe(self, render: bool = True) -> Observation:

@@ -61,7 +61,7 @@ class Simpler:
         self._environment.advance(action)
         self._step += 1
         success, over = self._environment.satisfied(), self._step >= self._active.limit
-        if self._active.success == "last":
+        if self._active.ending == "last":
             return StepResult(self.observe(render), success and over, over)
         return StepResult(self.observe(render), success, success or over)
 

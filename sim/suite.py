@@ -13,8 +13,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sim import twin_assets
-from sim.tasks import Goal, Kind, SceneSpec, Variation, sample_goal
-from sim.twins import TWINS, Ending, Scene, TwinScene
+from sim.tasks import Ending, Goal, Kind, SceneSpec, Variation, sample_goal
+from sim.twins import TWINS, Scene, TwinScene
 from sim.worker import SIMPLER, TABLETOP
 
 SUITES = Path(__file__).resolve().parents[1] / "assets" / "suites"
@@ -162,7 +162,7 @@ class Suite(_Strict):
         """Every episode with its task; `episodes` of each task (None: as many as the suite says)."""
         for task in self.tasks:
             for scene in task.scenes(episodes):
-                yield task, scene.model_copy(update={"success": self.success})
+                yield task, scene.model_copy(update={"ending": self.success})
 
     def limited(self, steps: int) -> Self:
         """The same suite with another step limit for every task."""

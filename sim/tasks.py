@@ -12,6 +12,8 @@ from sim import objects
 from sim.objects import ObjectInfo
 
 Kind = Literal["pick", "put_on", "put_in", "stack", "near", "open", "close"]
+Ending = Literal["first", "last"]
+"""When success counts: at the first step at which the rule holds, or at the last step of a whole episode."""
 Variation = Literal["light", "texture", "camera"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 DRAWERS = ("top", "middle", "bottom")
@@ -118,7 +120,7 @@ class SceneSpec(BaseModel):
     """A scene: the goal's things, `distractors` more drawn from `seed` (or exactly `objects`), and what varies.
 
     `then` is a second goal: both have to hold. `also` are further goals, each of which is as good as the whole; what
-    they are about has to be among `objects`. `success`: "first" ends the episode with the first success, "last" plays
+    they are about has to be among `objects`. `ending`: "first" ends the episode with the first success, "last" plays
     all steps and asks whether the rule holds at the last one.
     """
 
@@ -127,7 +129,7 @@ class SceneSpec(BaseModel):
     goal: Goal
     then: Goal | None = None
     also: tuple[Goal, ...] = ()
-    success: Literal["first", "last"] = "first"
+    ending: Ending = "first"
     seed: int = Field(ge=0)
     distractors: int = Field(default=1, ge=0, le=5)
     objects: tuple[str, ...] | None = None
@@ -153,21 +155,6 @@ class SceneSpec(BaseModel):
         return self
 
     @property
-    def family(self) -> str:
-        """The task family."""
-        return self.goal.kind
-
-    @property
-    def template(self) -> str:
-        """The plain commands for this goal and what follows it."""
-        return ", then ".join(map(instruction, self.steps))
-
-    @property
-    def rule(self) -> str:
-        """The success rule in words."""
-        return ", and ".join(map(rule, self.steps))
-
-    @property
     def steps(self) -> tuple[Goal, ...]:
         """What has to hold at once, in the order in which it is done."""
         return (self.goal,) if self.then is None else (self.goal, self.then)
@@ -176,6 +163,22 @@ class SceneSpec(BaseModel):
     def named(self) -> list[str]:
         """Objects and drawers that the steps name, each once."""
         return list(dict.fromkeys(name for goal in self.steps for name in (goal.target, goal.source) if name))
+
+    @property
+    def family(self) -> str:
+        """The task family."""
+        return self.goal.kind
+
+    @property
+    def template(self) -> str:
+        """The plain command for each step."""
+        return ", then ".join(map(instruction, self.steps))
+
+    @property
+    def rule(self) -> str:
+        """The success rule in words."""
+        whole = ", and ".join(map(rule, self.steps))
+        return ", or ".join([whole, *map(rule, self.also)])
 
     @property
     def text(self) -> str:

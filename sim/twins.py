@@ -12,11 +12,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sim import fractal_layouts
-from sim.tasks import SceneSpec
+from sim.tasks import Ending, SceneSpec
 
 Robot = Literal["widowx", "google_robot"]
-Ending = Literal["first", "last"]
-"""When success counts: at the first step at which the rule holds, or at the last step of a whole episode."""
+
 
 @dataclass(frozen=True)
 class Twin:
@@ -90,7 +89,7 @@ class TwinScene(BaseModel):
     seed: int = Field(ge=0)
     instruction: str | None = None
     step_limit: int | None = Field(default=None, ge=1)
-    success: Ending = "first"
+    ending: Ending = "first"
 
     @model_validator(mode="after")
     def _check(self) -> TwinScene:

@@ -142,10 +142,10 @@ class Patient(FakeWorld):
     """Knows the semantics "last": goes on to the limit after a success."""
 
     def reset(self, spec: Any, render: bool = True) -> Observation:
-        self.success = spec.success
+        self.ending = spec.ending
         return super().reset(spec, render)
 
     def step(self, action: np.ndarray, render: bool = True) -> StepResult:
         result = super().step(action, render)
-        over = self.count >= self.limit or (result.success and self.success == "first")
+        over = self.count >= self.limit or (result.success and self.ending == "first")
         return StepResult(result.observation, result.success, over)

@@ -91,6 +91,9 @@ def test_thinking_and_planners_arrive_where_they_belong(monkeypatch: pytest.Monk
     seen: list[tuple] = []
 
     class Engine:
+        def fingerprint(self) -> str:
+            return "abc"
+
         def policy(self, think: bool) -> NoisyPolicy:
             seen.append(("think", think))
             return NoisyPolicy()
@@ -103,7 +106,6 @@ def test_thinking_and_planners_arrive_where_they_belong(monkeypatch: pytest.Monk
 
     monkeypatch.setattr("sim.evaluate.evaluate", play)
     monkeypatch.setattr(cli, "load", lambda name: Engine())
-    monkeypatch.setattr(cli, "fingerprint", lambda name: "abc")
     common = ["evaluate", "--suite", "tabletop-instruct"]
     run(*common, "--think", "off")
     own = load_suite("tabletop-instruct").tasks[0].instruction

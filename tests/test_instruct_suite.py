@@ -103,7 +103,7 @@ def test_the_last_step_decides_where_a_suite_says_so() -> None:
     played = {}
     for success in ("first", "last"):
         suite = Suite(name="toy", success=success, tasks=tasks)
-        assert [scene.success for _, scene in suite.scenes()] == [success, success]
+        assert [scene.ending for _, scene in suite.scenes()] == [success, success]
         report = evaluate(
             suite, "expert", "expert", workers=1, world="tests.fake_world:Patient", image_size=(32, 24), progress=False
         )
@@ -130,7 +130,7 @@ def play(table: Tabletop, spec: SceneSpec) -> tuple[list[bool], int]:
 
 
 def test_the_expert_does_both_steps_and_they_count_together(table: Tabletop) -> None:
-    spec = SceneSpec(goal=PUT, then=PICK, seed=1_300_000, objects=("red_cube",), success="last")
+    spec = SceneSpec(goal=PUT, then=PICK, seed=1_300_000, objects=("red_cube",), ending="last")
     successes, steps = play(table, spec)
     assert steps == spec.limit and successes[-1]
     alone = SceneSpec(goal=PUT, seed=1_300_000, objects=("red_cube", "lemon"))

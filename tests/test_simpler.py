@@ -59,7 +59,7 @@ def test_the_suite_names_every_official_episode_and_how_it_is_judged() -> None:
     assert {scene.limit for scene in played} == {120}
     assert {scene.limit for _, scene in suite.limited(60).scenes(2)} == {60}
     assert [scene.seed for _, scene in suite.scenes(2)] == [0, 1] * 6
-    assert all(scene.success == "last" for scene in played)  # type: ignore[union-attr]
+    assert all(scene.ending == "last" for scene in played)  # type: ignore[union-attr]
 
 
 def test_without_assets_one_line_names_the_command(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_the_expert_solves_an_episode(simulator: SimWorker, twin: str) -> None:
 
 @with_assets
 def test_last_means_the_whole_episode(simulator: SimWorker) -> None:
-    simulator.reset(TwinScene(twin="stack_cube", seed=0, step_limit=45, success="last"), False)
+    simulator.reset(TwinScene(twin="stack_cube", seed=0, step_limit=45, ending="last"), False)
     results = [simulator.step(simulator.expert_action(), False) for _ in range(45)]
     assert [result.done for result in results] == [False] * 44 + [True]
     assert not any(result.success for result in results[:-1]) and results[-1].success
