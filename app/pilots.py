@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, Protocol
 
 from app.controller import Simulator, ThinkingPolicy
-from sim.interface import Action, Observation
+from sim.interface import Action, Image, Observation
 from sim.tasks import SceneSpec
 from sim.tasks import instruction as template
 
 State = Literal["loading", "ready", "failed"]
+Turn = tuple[str, str]
+"""A question and its answer."""
 
 
 class Pilot(Protocol):
     """What the page asks of whoever drives."""
 
     name: str
+
+    answers: bool
+    """Whether it can be asked about pictures."""
 
     @property
     def state(self) -> State: ...
@@ -31,9 +36,14 @@ class Pilot(Protocol):
     def policy(self, simulator: Simulator, spec: SceneSpec, think: bool) -> ThinkingPolicy:
         """A fresh policy for one rollout."""
 
+    def ask(self, image: Image, question: str, history: Sequence[Turn] = ()) -> Iterator[str]:
+        """Stream an answer about a picture, after earlier turns about it. `ValueError`: it answers no questions."""
+
 
 class Learned:
     """A model in `model.engine.Engine`."""
+
+    answers = True
 
     def __init__(self, name: str) -> None:
         """Start loading the model `name` in the background."""
@@ -57,11 +67,15 @@ class Learned:
     def policy(self, simulator: Simulator, spec: SceneSpec, think: bool) -> ThinkingPolicy:
         return self._engine.policy(think)
 
+    def ask(self, image: Image, question: str, history: Sequence[Turn] = ()) -> Iterator[str]:
+        return self._engine.ask(image, question, history=history)
+
 
 class Scripted:
     """The scripted expert, for machines where even a small model is too much."""
 
     name = "expert"
+    answers = False
     state: State = "ready"
     error = None
 
@@ -70,6 +84,9 @@ class Scripted:
 
     def policy(self, simulator: Simulator, spec: SceneSpec, think: bool) -> ThinkingPolicy:
         return Expert(simulator, spec, think)
+
+    def ask(self, image: Image, question: str, history: Sequence[Turn] = ()) -> Iterator[str]:
+        raise ValueError("The scripted expert answers no questions: start the page with --model nano.")
 
 
 class Expert:

@@ -24,7 +24,7 @@ FAMILIES: dict[str, Kind] = {
     "Close drawer": "close",
 }
 LABELS: dict[str, str] = {kind: label for label, kind in FAMILIES.items()}
-INSTRUCTION_LIMIT = 500
+TEXT_LIMIT = 500
 FIRST_SEED = EVALUATION_SEEDS.start
 LAST_SEED = EVALUATION_SEEDS.stop - 1
 
@@ -47,13 +47,22 @@ def shuffled_seed() -> int:
 
 def words_problem(words: str | None) -> str | None:
     """What is wrong with an instruction, in one line; None when it can be run."""
-    words = (words or "").strip()
-    if not words:
-        return "Type what the robot should do."
-    if len(words) > INSTRUCTION_LIMIT:
-        return f"Keep it to {INSTRUCTION_LIMIT} characters; this has {len(words):,}."
-    if not any(character.isalnum() for character in words):
-        return "There is no word in this. Type what the robot should do."
+    return _text_problem(words, "Type what the robot should do.")
+
+
+def question_problem(question: str | None) -> str | None:
+    """The same for a question."""
+    return _text_problem(question, "Type a question about the picture.")
+
+
+def _text_problem(text: str | None, wanted: str) -> str | None:
+    text = (text or "").strip()
+    if not text:
+        return wanted
+    if len(text) > TEXT_LIMIT:
+        return f"Keep it to {TEXT_LIMIT} characters; this has {len(text):,}."
+    if not any(character.isalnum() for character in text):
+        return f"There is no word in this. {wanted}"
     return None
 
 
@@ -90,3 +99,8 @@ def shipped_example() -> Recording | None:
     """A finished rollout that comes with the project; shown before anybody has pressed Run."""
     found = sorted(folder for folder in EXAMPLES.glob("*") if (folder / "rollout.mp4").is_file())
     return Recording(found[0]) if found else None
+
+
+def example_pictures() -> list[Path]:
+    """First camera frames of the shipped rollouts, to ask about."""
+    return sorted(EXAMPLES.glob("*/poster.jpg"))

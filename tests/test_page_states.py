@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,11 +15,11 @@ import pytest
 from app import scenes
 from app.controller import Simulator, ThinkingPolicy
 from app.page import build, model_badge
-from app.pilots import Expert, State
+from app.pilots import Expert, State, Turn
 from app.sessions import Sessions
 from app.views.command import Tab, validate
 from app.views.layout import Widgets, layout, plain
-from sim.interface import Observation
+from sim.interface import Image, Observation
 from sim.tasks import SceneSpec
 from tests.test_controller import FakeSimulator
 from tests.test_recording import jpeg
@@ -44,7 +44,9 @@ class DrawnPool(FakePool):
 
 
 class FakePilot:
-    """A model in whatever state a test wants."""
+    """A model in whatever state a test wants. Asked, it repeats the question word by word."""
+
+    answers = True
 
     def __init__(self, state: State = "ready", error: str | None = None) -> None:
         self.name, self.state, self.error = "nano", state, error
@@ -54,6 +56,10 @@ class FakePilot:
 
     def policy(self, simulator: Simulator, spec: SceneSpec, think: bool) -> ThinkingPolicy:
         return Expert(simulator, spec, think)
+
+    def ask(self, image: Image, question: str, history: Sequence[Turn] = ()) -> Iterator[str]:
+        self.asked = (image.shape, question, list(history))
+        yield from (f"{word} " for word in question.split())
 
 
 def tab(pilot: FakePilot, recordings: Path) -> tuple[Tab, Widgets, Sessions]:

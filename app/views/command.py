@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import PIL.Image
 
 from app import controller, scenes
 from app.events import Command, Event, Failure, Frame, SceneReady
@@ -18,6 +16,7 @@ from app.recording import Recorder, RecordingError
 from app.sessions import Busy, Hold, Sessions
 from app.views.layout import Widgets, caption_of, goal_line, layout
 from app.views.screen import Screen, failure, status
+from app.views.widgets import HIDDEN, Updates, camera_picture
 from sim.tasks import Kind, SceneSpec
 from sim.worker import WorkerError
 
@@ -25,15 +24,13 @@ log = logging.getLogger(__name__)
 
 SIMULATOR_QUEUE = "simulator"
 LOADING_POLL_S = 0.2
-Updates = dict[Any, Any]
 
 
-def build(page: gr.Blocks, pilot: Pilot, sessions: Sessions, recordings: Path) -> None:
-    """Lay out the tab inside `page`, which is the surrounding `gr.Blocks`, and wire it up."""
+def build(page: gr.Blocks, pilot: Pilot, sessions: Sessions, recordings: Path) -> Widgets:
+    """Lay out the tab inside `page`, which is the surrounding `gr.Blocks`, and wire it up; gives its widgets."""
     example = scenes.shipped_example()
     ui = layout(pilot, example)
     tab = Tab(ui, pilot, sessions, recordings)
-    hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     simulated: dict[str, Any] = {
         "concurrency_id": SIMULATOR_QUEUE,
         "concurrency_limit": sessions.size,
@@ -52,10 +49,10 @@ def build(page: gr.Blocks, pilot: Pilot, sessions: Sessions, recordings: Path) -
             described,
             validator=validate_scene,
             trigger_mode="always_last",  # what is typed while an earlier choice is on its way counts too
-            **hidden,
+            **HIDDEN,
         ),
-        ui.shuffle.click(tab.shuffle, ui.family, described, **hidden),
-        ui.examples.click(tab.pick_example, ui.examples, [ui.family, *described], **hidden),
+        ui.shuffle.click(tab.shuffle, ui.family, described, **HIDDEN),
+        ui.examples.click(tab.pick_example, ui.examples, [ui.family, *described], **HIDDEN),
     ]
     for choice in chosen:
         choice.success(tab.preview, scene, [ui.camera, ui.status], **picture)
@@ -71,10 +68,11 @@ def build(page: gr.Blocks, pilot: Pilot, sessions: Sessions, recordings: Path) -
         **simulated,
     )
     if example:  # Gradio serves a video's subtitles only when an event sets them
-        page.load(lambda: gr.Video(example.video, subtitles=example.subtitles), None, ui.video, **hidden)
+        page.load(lambda: gr.Video(example.video, subtitles=example.subtitles), None, ui.video, **HIDDEN)
     else:
         page.load(tab.preview, scene, [ui.camera, ui.status], **picture)
-    ui.stop.click(tab.stop, None, ui.stop, queue=False, **hidden)
+    ui.stop.click(tab.stop, None, ui.stop, queue=False, **HIDDEN)
+    return ui
 
 
 class Tab:
@@ -117,7 +115,7 @@ class Tab:
         try:
             with self._sessions.hold(request.session_hash or "") as hold:
                 hold.simulator.reset(scenes.spec(kind, int(seed)))
-                yield {ui.camera: picture(hold.simulator.last_jpeg), ui.status: status("Ready to run")}
+                yield {ui.camera: camera_picture(hold.simulator.last_jpeg), ui.status: status("Ready to run")}
         except (Busy, WorkerError, ValueError) as error:
             yield {ui.status: failure(str(error))}
 
@@ -176,7 +174,7 @@ class Tab:
     def _draw(self, event: Event, screen: Screen) -> Updates:
         updates: Updates = {self._ui.status: screen.status}
         if isinstance(event, SceneReady | Frame):
-            updates[self._ui.camera] = picture(event.jpeg)
+            updates[self._ui.camera] = camera_picture(event.jpeg)
         if not isinstance(event, Frame):
             updates[self._ui.thoughts] = screen.thoughts
         return updates
@@ -205,8 +203,3 @@ def validate(kind: Kind, seed: float | None, words: str | None, think: bool) -> 
     """Refuse bad input in the same way, before anything starts."""
     problem = scenes.words_problem(words)
     return [*validate_scene(kind, seed), gr.validate(problem is None, problem or ""), gr.validate(True, "")]
-
-
-def picture(jpeg: bytes) -> PIL.Image.Image:
-    """A camera frame for gr.Image."""
-    return PIL.Image.open(io.BytesIO(jpeg))
