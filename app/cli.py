@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import socket
@@ -86,6 +85,8 @@ def evaluate(
     if model == "expert":
         report = play(tasks, "expert", "expert", episodes=episodes, workers=workers, json_path=file)
     else:
+        from app.pilots import fingerprint
+
         engine = load(model)
         name = f"{model} ({fingerprint(model)}), {'thinking' if think else 'not thinking'}"
         report = play(tasks, lambda: engine.policy(think), name, episodes=episodes, workers=workers, json_path=file)
@@ -204,15 +205,6 @@ def load(name: str) -> Engine:
         return Engine(name).wait()
     except RuntimeError as error:
         raise ValueError(str(error)) from None
-
-
-def fingerprint(model: str) -> str:
-    """First digits of the weights' SHA-256, so that results of different weights are never mixed up."""
-    from model.engine import NANO
-
-    folder = NANO if model == "nano" else Path(model)
-    with (folder / "model.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:8]
 
 
 def write_json(file: Path | None, result: object) -> None:

@@ -18,7 +18,7 @@ from sim.worker import WorkerPool
 
 PITCH = "Tell a simulated robot arm what to do. It looks, says what it means to do, and does it."
 RECORDINGS = Path("recordings")
-STYLE = Path(__file__).with_name("page.css")
+STYLE, SCRIPT = Path(__file__).with_name("page.css"), Path(__file__).with_name("page.js")
 WAITING_VISITORS = 32
 CACHE_CHECK_S, CACHE_AGE_S = 600, 3600
 POLL_S = 1.0
@@ -131,6 +131,7 @@ def launch(page: gr.Blocks, host: str, port: int | None, recordings: Path) -> st
         prevent_thread_lock=True,
         theme=THEME,
         css_paths=STYLE,
+        js=SCRIPT.read_text(encoding="utf-8"),
         allowed_paths=[str(recordings), str(EXAMPLES)],
         max_file_size=MAX_BYTES,
         show_error=False,

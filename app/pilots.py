@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Literal, Protocol
 
 from app.controller import Simulator, ThinkingPolicy
@@ -29,6 +32,10 @@ class Pilot(Protocol):
     @property
     def error(self) -> str | None:
         """Why it failed and the command that mends it."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells weights apart; empty for what has none."""
 
     def describe(self) -> str:
         """One line: who it is and what it was trained on."""
@@ -61,6 +68,13 @@ class Learned:
     def error(self) -> str | None:
         return self._engine.error
 
+    @cached_property
+    def fingerprint(self) -> str:
+        try:
+            return fingerprint(self.name)
+        except OSError:  # it will not load either, and says so itself
+            return ""
+
     def describe(self) -> str:
         return self._engine.describe()
 
@@ -78,6 +92,7 @@ class Scripted:
     answers = False
     state: State = "ready"
     error = None
+    fingerprint = ""
 
     def describe(self) -> str:
         return "Scripted expert: not a learned model. It reads the simulator's state instead of looking."
@@ -111,6 +126,22 @@ class Expert:
         for word in text.split(" "):
             yield word + " "
 
+    def instruct(self, instruction: str) -> None:
+        """Nothing changes: it does the scene's own task, whatever the instruction says."""
+
+    def rethink(self, observation: Observation, thought: str) -> None:
+        """Raises `ValueError`: its words are not where its actions come from."""
+        raise ValueError("The scripted expert does not act on thoughts: start the page with --model nano.")
+
     def act(self, observation: Observation) -> Action:
         """The expert's (7,) action for the present state."""
         return self._simulator.expert_action()
+
+
+def fingerprint(model: str) -> str:
+    """First digits of the weights' SHA-256, so that results of different weights are never mixed up."""
+    from model.engine import NANO
+
+    folder = NANO if model == "nano" else Path(model)
+    with (folder / "model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:8]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterable
 from pathlib import Path
 
 from app.recording import Recording
 from sim.suite import EVALUATION_SEEDS
-from sim.tasks import Kind, SceneSpec, instruction, sample_goal
+from sim.tasks import Kind, SceneSpec, Variation, instruction, sample_goal
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 EXAMPLES = ASSETS / "examples"
@@ -23,16 +24,21 @@ FAMILIES: dict[str, Kind] = {
     "Open drawer": "open",
     "Close drawer": "close",
 }
+LOOKS: dict[str, Variation] = {"Light": "light", "Table top": "texture", "Camera": "camera"}
 LABELS: dict[str, str] = {kind: label for label, kind in FAMILIES.items()}
 TEXT_LIMIT = 500
 FIRST_SEED = EVALUATION_SEEDS.start
 LAST_SEED = EVALUATION_SEEDS.stop - 1
 
 
-def spec(kind: Kind, seed: int, words: str | None = None) -> SceneSpec:
-    """The scene `seed` of a family, laid out as the evaluation does, so that the measured odds hold for it."""
+def spec(kind: Kind, seed: int, words: str | None = None, vary: Iterable[Variation] = ()) -> SceneSpec:
+    """The scene `seed` of a family, laid out as the evaluation does, so that the measured odds hold for it.
+
+    They don't hold for what `vary` changes: "light", "texture" (of the table), "camera".
+    """
     distractors = 0 if kind in ("open", "close") else 1
-    return SceneSpec(goal=sample_goal(kind, seed), seed=seed, distractors=distractors, instruction=words)
+    goal = sample_goal(kind, seed)
+    return SceneSpec(goal=goal, seed=seed, distractors=distractors, instruction=words, vary=frozenset(vary))
 
 
 def template(kind: Kind, seed: int) -> str:
@@ -95,12 +101,11 @@ def examples() -> list[tuple[Kind, int, str]]:
     return [(kind, FIRST_SEED, template(kind, FIRST_SEED)) for kind in FAMILIES.values()]
 
 
-def shipped_example() -> Recording | None:
-    """A finished rollout that comes with the project; shown before anybody has pressed Run."""
-    found = sorted(folder for folder in EXAMPLES.glob("*") if (folder / "rollout.mp4").is_file())
-    return Recording(found[0]) if found else None
+def shipped_examples() -> list[Recording]:
+    """Finished rollouts that come with the project; the page shows the first before anybody has pressed Run."""
+    return [Recording(folder) for folder in sorted(EXAMPLES.glob("*")) if (folder / "rollout.mp4").is_file()]
 
 
 def example_pictures() -> list[Path]:
     """First camera frames of the shipped rollouts, to ask about."""
-    return sorted(EXAMPLES.glob("*/poster.jpg"))
+    return [recording.poster for recording in shipped_examples()]

@@ -63,7 +63,7 @@ def build(pilot: Pilot, camera: gr.Image) -> None:
             with gr.Row(elem_id="ask-go"):
                 ask = gr.Button("Ask", variant="primary", elem_id="ask-button", min_width=90)
                 stop = gr.Button("Stop", interactive=False, elem_id="ask-stop", min_width=90)
-                clear = gr.Button("Start over", elem_id="ask-clear", min_width=110)
+                clear = gr.Button("Clear", elem_id="ask-clear", min_width=90)
             suggestions = gr.Dataset(
                 components=["textbox"],
                 samples=[[text] for text in QUESTIONS],
@@ -87,13 +87,13 @@ def build(pilot: Pilot, camera: gr.Image) -> None:
         **HIDDEN,
     )
     stop.click(tab.stop, None, stop, queue=False, **HIDDEN)
-    gr.on([clear.click, picture.input], start_over, None, [chat, turns, ask, stop], cancels=[answering], **HIDDEN)
-    picture.input(picture_problem, picture, problem, **HIDDEN)
-    for chosen in (
-        current.click(lambda frame: (frame, ""), camera, [picture, problem], **HIDDEN),
-        examples.click(lambda index: (pictures[index], ""), examples, [picture, problem], **HIDDEN),
-    ):
-        chosen.then(start_over, None, [chat, turns, ask, stop], cancels=[answering], **HIDDEN)
+    anew = {"cancels": [answering], **HIDDEN}
+    fresh = [chat, turns, ask, stop]
+    gr.on([clear.click, chat.clear], start_over, None, fresh, **anew)
+    picture.input(lambda path: (picture_problem(path), *start_over()), picture, [problem, *fresh], **anew)
+    chosen = [picture, problem, *fresh]
+    current.click(lambda frame: (frame, "", *start_over()), camera, chosen, **anew)
+    examples.click(lambda index: (pictures[index], "", *start_over()), examples, chosen, **anew)
     suggestions.click(lambda index: QUESTIONS[index], suggestions, question, **HIDDEN)
     question.focus(lambda: knows(pilot), None, known, **HIDDEN)
 
@@ -169,7 +169,7 @@ def picture_problem(path: str | None) -> str:
 
 def knows(pilot: Pilot) -> str:
     """What the model has seen, and what it has not, as HTML."""
-    return f"<p>{escape(pilot.describe())} {LIMITS if pilot.answers else ''}</p>"
+    return f'<p class="note">{escape(pilot.describe())} {LIMITS if pilot.answers else ""}</p>'
 
 
 def validate(path: str | None, question: str | None, turns: list[Turn]) -> list[dict[str, Any]]:
