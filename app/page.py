@@ -13,7 +13,7 @@ from app.pictures import MAX_BYTES, MAX_PIXELS
 from app.pilots import Learned, Pilot, Scripted
 from app.scenes import EXAMPLES
 from app.sessions import Sessions
-from app.views import ask, command
+from app.views import ask, command, compare
 from sim.worker import WorkerPool
 
 PITCH = "Tell a simulated robot arm what to do. It looks, says what it means to do, and does it."
@@ -59,6 +59,8 @@ def build(pilot: Pilot, sessions: Sessions, recordings: Path = RECORDINGS) -> gr
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Act", id="act"):
                 acting = command.build(page, pilot, sessions, recordings)
+            with gr.Tab("Compare", id="compare"):
+                compare.build(pilot, sessions, recordings)
             with gr.Tab("Ask", id="ask"):
                 ask.build(pilot, acting.camera)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from sim.tasks import SceneSpec
 from sim.tasks import instruction as template
 
 State = Literal["loading", "ready", "failed"]
+LOADING_POLL_S = 0.2
 Turn = tuple[str, str]
 """A question and its answer."""
 
@@ -136,6 +138,15 @@ class Expert:
     def act(self, observation: Observation) -> Action:
         """The expert's (7,) action for the present state."""
         return self._simulator.expert_action()
+
+
+def problem_when_loaded(pilot: Pilot, stop: threading.Event) -> str | None:
+    """Wait for a model that is loading; why it cannot drive, in one sentence, or None when it can."""
+    while pilot.state == "loading" and not stop.wait(LOADING_POLL_S):
+        pass
+    if pilot.state == "failed":
+        return f'{pilot.error} Run "python app.py doctor" to see what is missing.'
+    return "Stopped before the model was loaded." if stop.is_set() else None
 
 
 def fingerprint(model: str) -> str:

@@ -14,7 +14,7 @@ import gradio as gr
 from app import scenes
 from app.pictures import open_picture
 from app.pilots import Pilot, Turn
-from app.views.widgets import HIDDEN, picture_box
+from app.views.widgets import FINE, HIDDEN, picture_box
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ def knows(pilot: Pilot) -> str:
 def validate(path: str | None, question: str | None, turns: list[Turn]) -> list[dict[str, Any]]:
     """Refuse a question that is none, beside the box it was typed into."""
     problem = scenes.question_problem(question)
-    return [gr.validate(True, ""), gr.validate(problem is None, problem or ""), gr.validate(True, "")]
+    return [FINE, gr.validate(problem is None, problem or ""), FINE]
 
 
 def idle() -> tuple[gr.Button, gr.Button]:

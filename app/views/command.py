@@ -11,21 +11,17 @@ import gradio as gr
 
 from app import controller, scenes
 from app.events import Command, Event, Failure, Frame, Outcome, Planned, SceneReady, Steered
-from app.pilots import Pilot
+from app.pilots import Pilot, problem_when_loaded
 from app.recording import Recorder, Recording, RecordingError, find
 from app.sessions import Busy, Hold, Sessions
 from app.timeline import timeline
 from app.views.layout import PAUSE, RESUME, Widgets, caption_of, goal_line, layout
 from app.views.screen import Screen, failure, status
-from app.views.widgets import HIDDEN, Updates, camera_picture
+from app.views.widgets import FINE, HIDDEN, SIMULATOR_QUEUE, Updates, camera_picture
 from sim.tasks import Kind, SceneSpec, Variation
 from sim.worker import WorkerError
 
 log = logging.getLogger(__name__)
-
-SIMULATOR_QUEUE = "simulator"
-LOADING_POLL_S = 0.2
-FINE = gr.validate(True, "")
 
 
 def build(page: gr.Blocks, pilot: Pilot, sessions: Sessions, recordings: Path) -> Widgets:
@@ -187,7 +183,8 @@ class Tab:
         }
         try:
             with self._sessions.hold(request.session_hash or "") as hold:
-                yield from self._await_model(hold)
+                if self._pilot.state == "loading":
+                    yield {ui.status: status("The model is still loading", "the rollout starts by itself")}
                 for event in self._play(command, hold):
                     recorder.add(event)
                     screen.show(event)
@@ -226,19 +223,10 @@ class Tab:
         buttons = {button: gr.Button(interactive=running) for button in (ui.stop, ui.step, ui.tell, ui.rethink)}
         return {**buttons, ui.pause: gr.Button(PAUSE, interactive=running)}
 
-    def _await_model(self, hold: Hold) -> Iterator[Updates]:
-        if self._pilot.state == "loading":
-            yield {self._ui.status: status("The model is still loading", "the rollout starts by itself")}
-        while self._pilot.state == "loading" and not hold.steering.stop.wait(LOADING_POLL_S):
-            pass
-
     def _play(self, command: Command, hold: Hold) -> Iterator[Event]:
         """The controller's events; what nobody foresaw becomes one plain line here and a traceback in the log."""
-        if self._pilot.state == "failed":
-            yield Failure(f'{self._pilot.error} Run "python app.py doctor" to see what is missing.')
-            return
-        if hold.steering.stop.is_set():
-            yield Failure("Stopped before the model was loaded.")
+        if problem := problem_when_loaded(self._pilot, hold.steering.stop):
+            yield Failure(problem)
             return
         try:
             policy = self._pilot.policy(hold.simulator, command.spec, command.think)

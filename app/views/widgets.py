@@ -10,6 +10,10 @@ import PIL.Image
 
 HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """For events that are no endpoint and too quick for a progress bar."""
+FINE = gr.validate(True, "")
+"""A validator's verdict on an input that cannot be wrong."""
+SIMULATOR_QUEUE = "simulator"
+"""Events that wait for a free simulator wait in one line."""
 Updates = dict[Any, Any]
 """Widget -> its new value, for those that change."""
 
