@@ -282,18 +282,14 @@ def bench(
 
 @cli.command()
 def ask(
-    image: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A picture (anything Pillow opens).")],
+    image: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A JPEG, PNG, WebP, GIF or BMP.")],
     question: Annotated[str, typer.Argument(help="What to ask about it.")],
     model: Learned = "nano",
 ) -> None:
     """Ask the model about a picture; the answer streams to standard output."""
-    import numpy as np
-    from PIL import Image, UnidentifiedImageError
+    from app.pictures import open_picture
 
-    try:
-        picture = np.asarray(Image.open(image).convert("RGB"))
-    except UnidentifiedImageError:
-        raise ValueError(f"{image} is not a picture that Pillow can read.") from None
+    picture = open_picture(image)
     check_learned(model)
     for piece in load(model).ask(picture, question):
         print(piece, end="", flush=True)
