@@ -120,6 +120,11 @@ class TwinScene(BaseModel):
         return self.official.then if self.instruction is None else None
 
     @property
+    def vary(self) -> frozenset[str]:
+        """Nothing: official scenes always look the same."""
+        return frozenset()
+
+    @property
     def text(self) -> str:
         """The instruction the policy gets."""
         return self.instruction if self.instruction is not None else self.template

@@ -204,7 +204,7 @@ def test_train_passes_its_options_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert seen == [
         (tmp_path, tmp_path, Path(out), {"minutes": None, "steps": 7, "seed": 3}),
         (tmp_path, tmp_path, Path(out), {"minutes": 5.0, "steps": 20_000, "seed": 0, "freeze_language": True,
-                                             "without": None}),  # fmt: skip
+                                             "without": None}),
     ]
 
 
