@@ -113,8 +113,8 @@ def layout() -> Widgets:
             min_width=220,
         )
     with gr.Row(elem_id="compare-go"):
-        count = gr.Radio(list(COUNTS), value=1, label="Pairs", elem_id="compare-count", min_width=160)
-        blind = gr.Checkbox(label="Blind: hide which is which until I vote", elem_id="blind", min_width=220)
+        count = gr.Radio(list(COUNTS), value=1, label="Pairs", elem_id="compare-count", min_width=240)
+        blind = gr.Checkbox(label="Blind: I vote before I am told which is which", elem_id="blind", min_width=240)
         run = gr.Button("Run", variant="primary", elem_id="compare-run", min_width=90)
         stop = gr.Button("Stop", interactive=False, elem_id="compare-stop", min_width=90)
     line = gr.HTML(
@@ -317,7 +317,7 @@ class Duel:
     def __init__(self, pilot: Pilot, recordings: Path, sides: tuple[int, int], blind: bool) -> None:
         self.blind = blind
         self.problem = ""
-        self.screens = [Screen(think=arm == 0) for arm in sides]
+        self.screens = [Screen(think=arm == 0, paced=False) for arm in sides]
         self._pilot = pilot
         self._root = recordings
         self._sides = sides
