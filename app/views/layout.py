@@ -186,7 +186,7 @@ def title(recording: Recording) -> str:
     """A shipped rollout in a list: its words and how it ended."""
     end = recording.events()[-1]
     sign = "\u2713" if isinstance(end, Outcome) and end.success else "\u2717"
-    return f"{sign} {recording.scene().text}"
+    return f"{sign} {recording.scene().text}{'' if recording.about()['think'] else ' (not thinking)'}"
 
 
 def caption_of(recording: Recording, lead: str, fingerprint: str) -> str:
