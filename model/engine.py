@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from model import checkpoints, released_checkpoints
+from model.batching import Batcher
 from model.config import is_hub_id
 from model.ensemble import WIDOWX
 from model.instructvla import LanguageModel
@@ -38,11 +39,13 @@ class Engine:
     """Holds one model. `start` loads it in a thread; `policy` and `ask` wait for it.
 
     `name` is "nano" (the embedded checkpoint), the folder of a checkpoint, ours or a released run, or the hub id of a
-    released run.
+    released run. Of the rollouts that want actions at the same time, up to `batch` are sampled in one pass; one by one
+    is to the bit what each would get alone.
     """
 
-    def __init__(self, name: str = "nano") -> None:
+    def __init__(self, name: str = "nano", batch: int = 1) -> None:
         self.name = name
+        self._batch = batch
         self.state: Literal["loading", "ready", "failed"] = "loading"
         self.error: str | None = None
         self._done = threading.Event()
@@ -71,6 +74,8 @@ class Engine:
             self.model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
             if isinstance(self.loaded, Released):
                 self.loaded.model.settle()
+            else:
+                self._sampler = Batcher(self.loaded.model, self._lock, self._batch)
             self.state = "ready"
         except Exception as error:
             logger.exception("The model could not be loaded")
@@ -98,7 +103,9 @@ class Engine:
             return ReleasedPolicy(loaded.model, loaded.prompter, measured, think=think, lock=self._lock)
         if loaded.statistics is None:
             raise ValueError(f"{self.name} answers questions but has not been taught to act: train stage 1 first.")
-        return InstructPolicy(loaded.model, loaded.prompter, loaded.statistics, think=think, lock=self._lock)
+        return InstructPolicy(
+            loaded.model, loaded.prompter, loaded.statistics, think=think, lock=self._lock, sample=self._sampler
+        )
 
     def ask(
         self,
