@@ -8,13 +8,14 @@ import socket
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from app.train_cli import train
 
 if TYPE_CHECKING:
+    from app.remote import RemoteEngine
     from model.engine import Engine
 
 cli = typer.Typer(
@@ -30,12 +31,17 @@ cli.add_typer(assets, name="assets")
 Model = Annotated[
     str,
     typer.Option(
-        help="`nano`, a checkpoint folder (ours or a released run), the hub id of a released run, or `expert` "
-        "(scripted, sees the state)."
+        help="`nano`, a checkpoint folder (ours or a released run), the hub id of a released run, http://HOST:PORT of "
+        "`serve-model`, or `expert` (scripted, sees the state)."
     ),
 ]
 Learned = Annotated[
-    str, typer.Option("--model", help="`nano`, a checkpoint folder (ours or a released run), or the hub id of one.")
+    str,
+    typer.Option(
+        "--model",
+        help="`nano`, a checkpoint folder (ours or a released run), the hub id of one, or http://HOST:PORT of "
+        "`serve-model`.",
+    ),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Simulator processes.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Also write the result here.")]
@@ -58,6 +64,30 @@ def serve(
 
     print(f"The page: http://{host}:{port}   (Ctrl+C ends it)", flush=True)
     serve_page(model, host, port, workers)
+
+
+@cli.command()
+def serve_model(
+    model: Annotated[str, typer.Option(help="`nano`, a checkpoint folder, or the hub id of a released run.")] = "nano",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    replicas: Annotated[int, typer.Option(min=1, help="Copies of the model, at least.")] = 1,
+    most: Annotated[int | None, typer.Option(min=1, help="Copies at most; more come and go with the load.")] = None,
+    rollouts: Annotated[int, typer.Option(min=1, help="Rollouts per copy before another one is started.")] = 4,
+    batch: Annotated[int, typer.Option(min=1, help="Rollouts whose actions are sampled in one pass.")] = 1,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs per copy; a fraction shares one.")] = 0.0,
+    ray: Annotated[str, typer.Option(help="The Ray cluster, as HOST:PORT; `local` starts one here.")] = "local",
+) -> None:
+    """Put a model behind HTTP, on Ray Serve: `--model http://HOST:PORT` uses it from other machines."""
+    check_learned(model)
+    if model.startswith(("http://", "https://")):
+        raise ValueError("This model is served already: name one that is on this machine.")
+    check_port(host, port)
+    from app.replicas import serve_model as serve_replicas
+
+    serve_replicas(
+        model, host, port, replicas=replicas, most=most, rollouts=rollouts, batch=batch, gpus=gpus, cluster=ray
+    )
 
 
 @cli.command()
@@ -97,6 +127,9 @@ def evaluate(
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Step limit; default: the suite's.")] = None,
     workers: Workers = 2,
     file: JsonFile = None,
+    ray: Annotated[
+        str | None, typer.Option(help="Play on this Ray cluster, as HOST:PORT; `local` starts one here.")
+    ] = None,
 ) -> None:
     """Play a suite and report success per task with 95 % Wilson intervals. With --json a stopped run goes on."""
     check_model(model)
@@ -107,12 +140,19 @@ def evaluate(
     tasks.require_assets()
     if steps is not None:
         tasks = tasks.limited(steps)
+    options: dict[str, Any] = {"episodes": episodes, "workers": workers, "json_path": file}
+    if ray is not None:
+        from sim.cluster import RayPool, require_ray
+
+        require_ray()
+        options["open_pool"] = partial(RayPool, address=ray)
     if model == "expert":
-        report = play(tasks, "expert", "expert", episodes=episodes, workers=workers, json_path=file)
+        report = play(tasks, "expert", "expert", **options)
     else:
-        engine = load(model)
-        name = f"{model} ({engine.fingerprint()[:8]}), {'thinking' if think else 'not thinking'}"
-        report = play(tasks, lambda: engine.policy(think), name, episodes=episodes, workers=workers, json_path=file)
+        from app.remote import policy_of
+
+        name = f"{model} ({load(model).fingerprint()[:8]}), {'thinking' if think else 'not thinking'}"
+        report = play(tasks, partial(policy_of, model, think), name, **options)
     limits = sorted({scene.limit for _, scene in tasks.scenes(1)})
     rules = f"at most {' or '.join(map(str, limits))} steps, success: {report.success}"
     print(f"\n{report.model} on {report.suite}, {rules}")
@@ -218,7 +258,7 @@ def bench(
         from app.bench_released import random_2b_run
 
         model = str(random_2b_run())
-    result = measure(lambda: load(model), model, times)
+    result = measure(lambda: load(model, anew=True), model, times)
     print(f"{result['about']}\n{json.dumps(result['machine'])}\n")
     print(f"{'':<42}{'median':>10}{'p95':>10}")
     for row in result["rows"]:
@@ -250,6 +290,8 @@ def check_model(name: str) -> None:
     """Raise `ValueError` for a model that cannot exist, before anything slow is imported."""
     from model.config import is_hub_id
 
+    if name.startswith(("http://", "https://")):
+        return
     if name not in ("nano", "expert") and not Path(name).is_dir() and not is_hub_id(name):
         raise ValueError(f"There is no model {name!r}: choose nano, expert, the folder of a checkpoint, or a hub id.")
 
@@ -272,13 +314,13 @@ def check_learned(name: str) -> None:
         raise ValueError("The scripted expert is no model; choose nano or the folder of a checkpoint.")
 
 
-def load(name: str) -> Engine:
-    """A ready engine. Raises `ValueError` in one sentence where the model cannot be loaded."""
-    from model.engine import Engine
+def load(name: str, anew: bool = False) -> Engine | RemoteEngine:
+    """A ready engine, the one that this process has or another one. `ValueError` in one sentence where it cannot be."""
+    from app.remote import engine_of, shared_engine
 
     logging.getLogger("model.engine").disabled = True  # it logs a traceback; the sentence below says it all
     try:
-        return Engine(name).wait()
+        return engine_of(name).wait() if anew else shared_engine(name)
     except RuntimeError as error:
         raise ValueError(str(error)) from None
 

@@ -6,6 +6,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import httpx
@@ -36,7 +37,7 @@ from app.wire import (
     pack,
     unpack,
 )
-from sim.interface import Action, Image, Observation
+from sim.interface import Action, Image, Observation, Policy
 
 if TYPE_CHECKING:
     from model.engine import Engine
@@ -68,6 +69,17 @@ def engine_of(name: str) -> Engine | RemoteEngine:
     from model.engine import Engine
 
     return Engine(name)
+
+
+@cache
+def shared_engine(name: str) -> Engine | RemoteEngine:
+    """The one engine of this process for a name, ready. `RuntimeError` with one sentence where it cannot be."""
+    return engine_of(name).wait()
+
+
+def policy_of(name: str, think: bool) -> Policy:
+    """A policy of the model `name`, wherever this is called: it can be sent to another process."""
+    return shared_engine(name).policy(think)
 
 
 class RemoteEngine:
