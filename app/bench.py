@@ -18,6 +18,7 @@ import torch
 from app.remote import RemoteEngine, RemotePolicy
 from model.engine import Engine
 from model.policy import EXECUTE, InstructPolicy
+from model.released_checkpoints import Released
 from model.released_policy import ReleasedPolicy
 from sim.interface import Observation
 from sim.tasks import SceneSpec, sample_goal
@@ -169,6 +170,11 @@ def bench(load: Callable[[], AnyEngine], model: str, times: int, limit: int = 60
         limit: control steps of the end-to-end rollouts.
     """
     engine, loading = bench_loading(load)
+    if isinstance(engine, Engine) and isinstance(engine.loaded, Released):
+        from app.bench_released import bench_released
+
+        rows = [loading, *bench_released(engine.loaded, times)]
+        return {"model": model, "about": engine.describe(), "machine": machine(), "rows": [asdict(row) for row in rows]}
     with SimWorker() as worker:
         observation = worker.reset(scene())
         rows = [

@@ -6,17 +6,20 @@ import json
 import logging
 import socket
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from app.serve_cli import serve_model
 from app.train_cli import train
 
 if TYPE_CHECKING:
     from app.remote import RemoteEngine
     from model.engine import Engine
+    from sim.interface import Policy
 
 cli = typer.Typer(
     help="InstructVLA: type an instruction, watch the model reason and move a simulated robot.",
@@ -24,6 +27,7 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+cli.command()(serve_model)
 cli.add_typer(train, name="train")
 assets = typer.Typer(help="Files that do not come with the project.", no_args_is_help=True)
 cli.add_typer(assets, name="assets")
@@ -67,30 +71,6 @@ def serve(
 
 
 @cli.command()
-def serve_model(
-    model: Annotated[str, typer.Option(help="`nano`, a checkpoint folder, or the hub id of a released run.")] = "nano",
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
-    replicas: Annotated[int, typer.Option(min=1, help="Copies of the model, at least.")] = 1,
-    most: Annotated[int | None, typer.Option(min=1, help="Copies at most; more come and go with the load.")] = None,
-    rollouts: Annotated[int, typer.Option(min=1, help="Rollouts per copy before another one is started.")] = 4,
-    batch: Annotated[int, typer.Option(min=1, help="Rollouts whose actions are sampled in one pass.")] = 1,
-    gpus: Annotated[float, typer.Option(min=0, help="GPUs per copy; a fraction shares one.")] = 0.0,
-    ray: Annotated[str, typer.Option(help="The Ray cluster, as HOST:PORT; `local` starts one here.")] = "local",
-) -> None:
-    """Put a model behind HTTP, on Ray Serve: `--model http://HOST:PORT` uses it from other machines."""
-    check_learned(model)
-    if model.startswith(("http://", "https://")):
-        raise ValueError("This model is served already: name one that is on this machine.")
-    check_port(host, port)
-    from app.replicas import serve_model as serve_replicas
-
-    serve_replicas(
-        model, host, port, replicas=replicas, most=most, rollouts=rollouts, batch=batch, gpus=gpus, cluster=ray
-    )
-
-
-@cli.command()
 def doctor(
     fetch: Annotated[bool, typer.Option("--fetch", help="Only get the language backbone's weights.")] = False,
 ) -> None:
@@ -122,7 +102,7 @@ def fetch(
 def evaluate(
     suite: Annotated[str, typer.Option(help="Name of a suite in assets/suites, or the path of a .yaml file.")],
     model: Model = "nano",
-    think: Annotated[bool, typer.Option("--think/--no-think", help="Write a thought before planning.")] = True,
+    think: Annotated[Literal["on", "off"], typer.Option(help="Write a thought before planning.")] = "on",
     episodes: Annotated[int | None, typer.Option(min=1, help="Seeds per task; default: the suite's.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Step limit; default: the suite's.")] = None,
     workers: Workers = 2,
@@ -130,38 +110,87 @@ def evaluate(
     ray: Annotated[
         str | None, typer.Option(help="Play on this Ray cluster, as HOST:PORT; `local` starts one here.")
     ] = None,
+    failures: Annotated[Path | None, typer.Option(file_okay=False, help="Keep videos of failed episodes here.")] = None,
+    oracle: Annotated[bool, typer.Option("--planner-oracle", help="Say each goal in its plainest words.")] = False,
+    planner: Annotated[str | None, typer.Option("--planner-url", help="A vision model rewrites instructions.")] = None,
+    planner_model: Annotated[str | None, typer.Option(help="That model's name at its address.")] = None,
 ) -> None:
-    """Play a suite and report success per task with 95 % Wilson intervals. With --json a stopped run goes on."""
-    check_model(model)
+    """Play a suite and report success per task with 95 % Wilson intervals. With --json a stopped run goes on.
+
+    `--model random` acts without looking. Runs with the same seeds are put side by side by `compare`.
+    """
+    if model != "random":
+        check_model(model)
+    if model in ("random", "expert") and (oracle or planner):
+        raise ValueError(f"The {model} policy reads no instruction: a planner needs a model that does.")
+    if planner is not None and planner_model is None:
+        raise ValueError("Name the planner's model with --planner-model.")
+    from app.evaluating import failure_videos, print_report
     from sim.evaluate import evaluate as play
     from sim.suite import load_suite
 
-    tasks = load_suite(suite)
+    tasks, on_episode = load_suite(suite), failure_videos(failures) if failures is not None else None
     tasks.require_assets()
     if steps is not None:
         tasks = tasks.limited(steps)
-    options: dict[str, Any] = {"episodes": episodes, "workers": workers, "json_path": file}
+    pool: dict[str, Any] = {}
     if ray is not None:
         from sim.cluster import RayPool, require_ray
 
         require_ray()
-        options["open_pool"] = partial(RayPool, address=ray)
-    if model == "expert":
-        report = play(tasks, "expert", "expert", **options)
-    else:
-        from app.remote import policy_of
+        pool = {"open_pool": partial(RayPool, address=ray)}
+    make, name = contestant(model, think == "on", planner, planner_model)
+    if oracle:
+        from app.baselines import told_the_truth
 
-        name = f"{model} ({load(model).fingerprint()[:8]}), {'thinking' if think else 'not thinking'}"
-        report = play(tasks, partial(policy_of, model, think), name, **options)
+        tasks, name = told_the_truth(tasks), f"{name}, oracle planner"
+    report = play(
+        tasks, make, name, episodes=episodes, workers=workers, json_path=file, record=failures is not None,
+        on_episode=on_episode, **pool,
+    )  # fmt: skip
     limits = sorted({scene.limit for _, scene in tasks.scenes(1)})
-    rules = f"at most {' or '.join(map(str, limits))} steps, success: {report.success}"
-    print(f"\n{report.model} on {report.suite}, {rules}")
-    print(f"{'task':<24}{'success':>10}{'95 % interval':>18}{'steps':>8}{'Hz':>8}")
-    for task in report.tasks:
-        interval = f"{task.wilson_low:.0%} - {task.wilson_high:.0%}"
-        count = f"{task.successes}/{task.episodes}"
-        print(f"{task.name:<24}{count:>10}{interval:>18}{task.mean_steps:>8.1f}{task.control_hz:>8.1f}")
-    print(f"{'mean success':<24}{report.mean_success:>10.1%}")
+    print_report(report, f"at most {' or '.join(map(str, limits))} steps, success: {report.success}")
+
+
+def contestant(
+    model: str, think: bool, planner: str | None, planner_model: str | None
+) -> tuple[Callable[[], Policy] | Literal["expert"], str]:
+    """What plays, and its name in reports, which changes with the weights."""
+    if model == "expert":
+        return "expert", "expert"
+    from app.baselines import Planner, RandomPolicy, planned
+
+    if model == "random":
+        return RandomPolicy, "random"
+    from app.remote import policy_of
+
+    name = f"{model} ({load(model).fingerprint()[:8]}), {'thinking' if think else 'not thinking'}"
+    make = partial(policy_of, model, think)
+    if planner is None:
+        return make, name
+    from app.endpoint import ChatEndpoint
+
+    return planned(Planner(ChatEndpoint(planner, planner_model or "")), make), f"{name}, planner {planner_model}"
+
+
+@cli.command()
+def compare(
+    reports: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Files of `evaluate --json`.")],
+    table: Annotated[Path | None, typer.Option("--markdown", dir_okay=False, help="Write the tables here.")] = None,
+    png: Annotated[Path | None, typer.Option(dir_okay=False, help="Draw the means here.")] = None,
+) -> None:
+    """Put evaluations side by side, each against the first, with McNemar's exact test on the episodes they share."""
+    from sim.compare import markdown, plot
+    from sim.evaluate import Report
+
+    loaded = [Report.load(path) for path in reports]
+    text = markdown(loaded)
+    print(text)
+    if table is not None:
+        table.parent.mkdir(parents=True, exist_ok=True)
+        table.write_text(text, encoding="utf-8")
+    if png is not None:
+        plot(loaded, png)
 
 
 @cli.command()
@@ -268,22 +297,39 @@ def bench(
 
 @cli.command()
 def ask(
-    image: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A picture (anything Pillow opens).")],
+    image: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A JPEG, PNG, WebP, GIF or BMP.")],
     question: Annotated[str, typer.Argument(help="What to ask about it.")],
     model: Learned = "nano",
 ) -> None:
     """Ask the model about a picture; the answer streams to standard output."""
-    import numpy as np
-    from PIL import Image, UnidentifiedImageError
+    from app.pictures import open_picture
 
-    try:
-        picture = np.asarray(Image.open(image).convert("RGB"))
-    except UnidentifiedImageError:
-        raise ValueError(f"{image} is not a picture that Pillow can read.") from None
+    picture = open_picture(image)
     check_learned(model)
     for piece in load(model).ask(picture, question):
         print(piece, end="", flush=True)
     print()
+
+
+@cli.command()
+def quiz(
+    photos: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder with labels.jsonl and pictures.")],
+    model: Annotated[str, typer.Option(help="`nano` or a checkpoint folder.")] = "nano",
+    limit: Annotated[int, typer.Option(min=1, help="Photographs to ask about.")] = 300,
+    file: JsonFile = None,
+) -> None:
+    """Ask about held-out photographs: exact match per kind of question, and closed-set accuracy over the labels."""
+    check_learned(model)
+    from model import checkpoints
+    from model.data.photos import PhotoSet
+    from model.engine import NANO
+    from model.training.answering import photo_scores
+
+    loaded = checkpoints.load(NANO if model == "nano" else Path(model))
+    scores = photo_scores(loaded.model.eval(), loaded.prompter, PhotoSet(photos, "test"), limit)
+    for name, value in scores.items():
+        print(f"{name:<20}{value:>10.0f}" if name == "questions" else f"{name:<20}{value:>10.1%}")
+    write_json(file, scores)
 
 
 def check_model(name: str) -> None:

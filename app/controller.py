@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -15,11 +14,13 @@ from app.events import (
     Outcome,
     Planned,
     SceneReady,
+    Steered,
     StepTiming,
     ThoughtDone,
     ThoughtStarted,
     ThoughtToken,
 )
+from app.steering import Steering
 from sim.interface import CONTROL_HZ, Action, Observation, Policy, StepResult
 from sim.twins import Scene
 from sim.worker import WorkerError
@@ -58,15 +59,19 @@ class ThinkingPolicy(Policy, Protocol):
 
     def think(self, observation: Observation, should_stop: Callable[[], bool] | None = None) -> Iterator[str]: ...
 
+    def instruct(self, instruction: str) -> None: ...
 
-def run(command: Command, simulator: Simulator, policy: ThinkingPolicy, stop: threading.Event) -> Iterator[Event]:
+    def rethink(self, observation: Observation, thought: str) -> None: ...
+
+
+def run(command: Command, simulator: Simulator, policy: ThinkingPolicy, steering: Steering) -> Iterator[Event]:
     """Play one rollout and tell what happens, ending with an `Outcome` or a `Failure`.
 
-    Setting `stop` ends it within one control step: it is looked at between streamed words, after planning and before
-    every call of the simulator. Closing the iterator does the same.
+    `steering.halt()` ends it within one control step: it is looked at between streamed words, after planning and before
+    every call of the simulator. Closing the iterator does the same. Other orders are followed between control steps.
     """
     started = time.monotonic()
-    spec = command.spec
+    spec, stop = command.spec, steering.stop
     steps = 0
 
     def outcome(success: bool) -> Outcome:
@@ -78,8 +83,11 @@ def run(command: Command, simulator: Simulator, policy: ThinkingPolicy, stop: th
         yield SceneReady(simulator.last_jpeg, spec, spec.text)
         policy.reset(spec.text, seed=command.seed)
         while not stop.is_set():
+            yield from _obey(steering, policy, observation)
+            if stop.is_set():
+                break
             if policy.thinking_due:
-                yield from _think(policy, observation, stop)
+                yield from _think(policy, observation, stop.is_set)
                 if stop.is_set():
                     break
             plans = policy.needs_image
@@ -93,7 +101,7 @@ def run(command: Command, simulator: Simulator, policy: ThinkingPolicy, stop: th
             result = simulator.step(action)
             stepped = time.monotonic()
             steps, observation = steps + 1, result.observation
-            yield Frame(simulator.last_jpeg, steps, steps / CONTROL_HZ)
+            yield Frame(simulator.last_jpeg, steps, steps / CONTROL_HZ, tuple(round(float(part), 5) for part in action))
             yield StepTiming(steps, (acted - before) * 1e3, (stepped - acted) * 1e3)
             if result.done:
                 yield outcome(result.success)
@@ -103,13 +111,29 @@ def run(command: Command, simulator: Simulator, policy: ThinkingPolicy, stop: th
         yield Failure(str(error))
 
 
-def _think(policy: ThinkingPolicy, observation: Observation, stop: threading.Event) -> Iterator[Event]:
+def _obey(steering: Steering, policy: ThinkingPolicy, observation: Observation) -> Iterator[Event]:
+    """Follow the visitor's orders until there is none, or one asks for the next control step."""
+    while order := steering.take():
+        problem = ""
+        try:
+            if order.kind == "instruct":
+                policy.instruct(order.text)
+            elif order.kind == "rethink":
+                policy.rethink(observation, order.text)
+        except ValueError as error:
+            problem = str(error)
+        yield Steered(order.kind, observation.step, order.text, problem)
+        if order.kind == "step":
+            return
+
+
+def _think(policy: ThinkingPolicy, observation: Observation, should_stop: Callable[[], bool]) -> Iterator[Event]:
     """Stream one thought; the words so far are the thought when it is cut short."""
     yield ThoughtStarted(observation.step)
     words = []
-    for piece in policy.think(observation, should_stop=stop.is_set):
+    for piece in policy.think(observation, should_stop=should_stop):
         words.append(piece)
         yield ThoughtToken(piece)
-        if stop.is_set():
+        if should_stop():
             break
     yield ThoughtDone("".join(words).strip())

@@ -98,6 +98,15 @@ def check_checkpoint() -> Check:
     return Check("Checkpoint", works, detail, mend)
 
 
+def check_released() -> Check:
+    """Released checkpoints that were converted and start at once; never needed."""
+    from model.checkpoints import cache_folder
+
+    found = sorted(path.parent.name for path in (cache_folder() / "released").glob("*/source.json"))
+    mend = f"{sys.executable} app.py --model HUB_ID   (12 GB each; they contain Eagle2's weights, CC-BY-NC-4.0)"
+    return Check("Released", bool(found), ", ".join(found) or "no released checkpoint here", mend, needed=False)
+
+
 def check_assets() -> Check:
     """Every mesh that the catalog names is there."""
     from sim.objects import catalog
@@ -146,6 +155,7 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     check_gpu,
     check_base_weights,
     check_checkpoint,
+    check_released,
     check_assets,
     check_simpler,
     check_ffmpeg,

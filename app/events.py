@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
-from sim.twins import Scene
+from app.steering import OrderKind
+from sim.twins import Scene, load_scene
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,10 @@ class ThoughtStarted:
 
 @dataclass(frozen=True)
 class ThoughtToken:
-    """The next piece of the thought, as decoded."""
+    """The next piece of the thought, as decoded. `gate` is the action expert's share in it, 0..1, where one is read."""
 
     text: str
+    gate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,25 @@ class Planned:
 
 @dataclass(frozen=True)
 class Frame:
-    """The camera after `step` control steps, `sim_time` simulated seconds into the rollout."""
+    """The camera after `step` control steps, `sim_time` simulated seconds into the rollout.
+
+    `action` is what led here: dx dy dz [m], droll dpitch dyaw [rad], gripper (1 open, 0 closed).
+    """
 
     jpeg: bytes
     step: int
     sim_time: float
+    action: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Steered:
+    """The visitor intervened before control step `step`; `problem` says in one sentence why it could not be done."""
+
+    order: OrderKind
+    step: int
+    text: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,7 +98,18 @@ class Failure:
     message: str
 
 
-Event = SceneReady | ThoughtStarted | ThoughtToken | ThoughtDone | Planned | Frame | StepTiming | Outcome | Failure
+Event = (
+    SceneReady
+    | ThoughtStarted
+    | ThoughtToken
+    | ThoughtDone
+    | Planned
+    | Frame
+    | Steered
+    | StepTiming
+    | Outcome
+    | Failure
+)
 
 
 @dataclass(frozen=True)
@@ -100,3 +127,18 @@ def to_json(event: Event) -> dict[str, Any]:
     if isinstance(event, SceneReady):
         values["spec"] = event.spec.model_dump(mode="json")
     return {"type": type(event).__name__, **values}
+
+
+def from_json(line: dict[str, Any]) -> Event | None:
+    """The event that `to_json` wrote, with an empty picture; None for a line of another kind."""
+    kinds = {kind.__name__: kind for kind in get_args(Event)}
+    if line.get("type") not in kinds:
+        return None
+    kind = kinds[line["type"]]
+    values = {f.name: line[f.name] for f in fields(kind) if f.name in line}
+    if kind in (SceneReady, Frame):
+        values["jpeg"] = b""
+    if kind is SceneReady:
+        values["spec"] = load_scene(values["spec"])
+    event: Event = kind(**values)
+    return event

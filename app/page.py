@@ -9,17 +9,16 @@ from pathlib import Path
 import gradio as gr
 import PIL.Image
 
+from app.pictures import MAX_BYTES, MAX_PIXELS
 from app.pilots import Learned, Pilot, Scripted
 from app.scenes import EXAMPLES
 from app.sessions import Sessions
-from app.views import command
+from app.views import ask, command, compare
 from sim.worker import EITHER, WorkerPool
 
 PITCH = "Tell a simulated robot arm what to do. It looks, says what it means to do, and does it."
 RECORDINGS = Path("recordings")
-STYLE = Path(__file__).with_name("page.css")
-MAX_PIXELS = 12_000_000
-"""Larger pictures are refused before they are decoded: a small file can unpack to gigabytes."""
+STYLE, SCRIPT = Path(__file__).with_name("page.css"), Path(__file__).with_name("page.js")
 WAITING_VISITORS = 32
 CACHE_CHECK_S, CACHE_AGE_S = 600, 3600
 POLL_S = 1.0
@@ -57,7 +56,13 @@ def build(pilot: Pilot, sessions: Sessions, recordings: Path = RECORDINGS) -> gr
         with gr.Column(elem_id="head"):
             gr.HTML(f"<h1>InstructVLA</h1><p>{PITCH}</p>", elem_id="title", padding=False)
             badge = gr.HTML(model_badge(pilot), elem_id="model", padding=False)
-        command.build(page, pilot, sessions, recordings)
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab("Act", id="act"):
+                acting = command.build(page, pilot, sessions, recordings)
+            with gr.Tab("Compare", id="compare"):
+                compare.build(pilot, sessions, recordings)
+            with gr.Tab("Ask", id="ask"):
+                ask.build(pilot, acting.camera)
 
         poll = gr.Timer(POLL_S, active=pilot.state == "loading")
         poll.tick(
@@ -107,7 +112,7 @@ def serve(
         OSError: the port is taken.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    PIL.Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses at twice this number
+    PIL.Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow itself refuses at twice this number, wherever it is used
     pilot: Pilot = Scripted() if model == "expert" else Learned(model)
     recordings = recordings.resolve()
     recordings.mkdir(parents=True, exist_ok=True)
@@ -128,8 +133,9 @@ def launch(page: gr.Blocks, host: str, port: int | None, recordings: Path) -> st
         prevent_thread_lock=True,
         theme=THEME,
         css_paths=STYLE,
+        js=SCRIPT.read_text(encoding="utf-8"),
         allowed_paths=[str(recordings), str(EXAMPLES)],
-        max_file_size="5mb",
+        max_file_size=MAX_BYTES,
         show_error=False,
         run_history=False,
         footer_links=["api", "settings"],

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Literal, Protocol
 
 from app.controller import Simulator, ThinkingPolicy
-from sim.interface import Action, Observation
+from sim.interface import Action, Image, Observation
 from sim.twins import Scene
 
 State = Literal["loading", "ready", "failed"]
+LOADING_POLL_S = 0.2
+Turn = tuple[str, str]
+"""A question and its answer."""
 
 
 class Pilot(Protocol):
     """What the page asks of whoever drives."""
 
     name: str
+
+    answers: bool
+    """Whether it can be asked about pictures."""
 
     @property
     def state(self) -> State: ...
@@ -24,15 +32,24 @@ class Pilot(Protocol):
     def error(self) -> str | None:
         """Why it failed and the command that mends it."""
 
+    @property
+    def fingerprint(self) -> str:
+        """Tells weights apart; empty for what has none."""
+
     def describe(self) -> str:
         """One line: who it is and what it was trained on."""
 
     def policy(self, simulator: Simulator, spec: Scene, think: bool) -> ThinkingPolicy:
         """A fresh policy for one rollout."""
 
+    def ask(self, image: Image, question: str, history: Sequence[Turn] = ()) -> Iterator[str]:
+        """Stream an answer about a picture, after earlier turns about it. `ValueError`: it answers no questions."""
+
 
 class Learned:
     """A model in `model.engine.Engine`."""
+
+    answers = True
 
     def __init__(self, name: str) -> None:
         """Start loading the model `name` in the background."""
@@ -50,25 +67,40 @@ class Learned:
     def error(self) -> str | None:
         return self._engine.error
 
+    @cached_property
+    def fingerprint(self) -> str:
+        try:
+            return self._engine.fingerprint()[:8]
+        except RuntimeError:  # it says itself why it does not load
+            return ""
+
     def describe(self) -> str:
         return self._engine.describe()
 
     def policy(self, simulator: Simulator, spec: Scene, think: bool) -> ThinkingPolicy:
         return self._engine.policy(think)
 
+    def ask(self, image: Image, question: str, history: Sequence[Turn] = ()) -> Iterator[str]:
+        return self._engine.ask(image, question, history=history)
+
 
 class Scripted:
     """The scripted expert, for machines where even a small model is too much."""
 
     name = "expert"
+    answers = False
     state: State = "ready"
     error = None
+    fingerprint = ""
 
     def describe(self) -> str:
         return "Scripted expert: not a learned model. It reads the simulator's state instead of looking."
 
     def policy(self, simulator: Simulator, spec: Scene, think: bool) -> ThinkingPolicy:
         return Expert(simulator, spec, think)
+
+    def ask(self, image: Image, question: str, history: Sequence[Turn] = ()) -> Iterator[str]:
+        raise ValueError("The scripted expert answers no questions: start the page with --model nano.")
 
 
 class Expert:
@@ -93,6 +125,23 @@ class Expert:
         for word in text.split(" "):
             yield word + " "
 
+    def instruct(self, instruction: str) -> None:
+        """Nothing changes: it does the scene's own task, whatever the instruction says."""
+
+    def rethink(self, observation: Observation, thought: str) -> None:
+        """Raises `ValueError`: its words are not where its actions come from."""
+        raise ValueError("The scripted expert does not act on thoughts: start the page with --model nano.")
+
     def act(self, observation: Observation) -> Action:
         """The expert's (7,) action for the present state."""
         return self._simulator.expert_action()
+
+
+def problem_when_loaded(pilot: Pilot, stop: threading.Event) -> str | None:
+    """Wait for a model that is loading; why it cannot drive, in one sentence, or None when it can."""
+    while pilot.state == "loading" and not stop.wait(LOADING_POLL_S):
+        pass
+    if pilot.state == "failed":
+        return f'{pilot.error} Run "python app.py doctor" to see what is missing.'
+    return "Stopped before the model was loaded." if stop.is_set() else None
+

@@ -5,13 +5,16 @@
                     events.jsonl    one event per line, without the images
                     poster.jpg      the scene as it stood before the first step
 
-A folder appears whole or not at all: it is written under a dotted name and then renamed.
+A folder appears whole or not at all: it is written under a dotted name and then renamed. Its name is the rollout's id,
+and sorts by time; `prune` keeps the newest.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -22,15 +25,32 @@ from typing import Any
 
 import imageio_ffmpeg
 
-from app.events import Command, Event, Failure, Frame, Outcome, SceneReady, ThoughtDone, to_json
+from app.events import (
+    Command,
+    Event,
+    Failure,
+    Frame,
+    Outcome,
+    Planned,
+    SceneReady,
+    Steered,
+    ThoughtDone,
+    from_json,
+    to_json,
+)
+from app.overlay import Focus, drawn
 from sim.interface import CONTROL_HZ
-from sim.twins import Scene, load_scene
+from sim.twins import Scene
 
 TITLE_HOLD_S = 1.0
 OUTCOME_HOLD_S = 1.6
 READING_CHARS_PER_S = 30
 THOUGHT_HOLD_S = (1.0, 5.0)
 ENCODE_DEADLINE_S = 120
+KEPT = 200
+KEPT_BYTES = 1_000_000_000
+IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
+"""What the name of a recording may look like: no dot and no slash, so it can name nothing outside its folder."""
 
 
 class RecordingError(RuntimeError):
@@ -42,6 +62,11 @@ class Recording:
     """The files of one recorded rollout."""
 
     folder: Path
+
+    @property
+    def id(self) -> str:
+        """What a link to it says after `?run=`."""
+        return self.folder.name
 
     @property
     def video(self) -> Path:
@@ -65,14 +90,25 @@ class Recording:
 
     def scene(self) -> Scene:
         """The scene that was played, with the words the policy got."""
-        return load_scene(next(e["spec"] for e in self.events() if e["type"] == "SceneReady"))
+        return next(event.spec for event in self.events() if isinstance(event, SceneReady))
+
+    def about(self) -> dict[str, Any]:
+        """Who drove and how: `model` (a line), `fingerprint` of its weights, `think`, `seed` of the noise."""
+        return self.lines()[0]
 
     def model(self) -> str:
         """The line that says who drove."""
-        return str(self.events()[0]["model"])
+        return str(self.about()["model"])
 
-    def events(self) -> list[dict[str, Any]]:
-        """The recorded events as plain dicts (see `events.to_json`)."""
+    def events(self) -> list[Event]:
+        """What happened, with empty pictures."""
+        return [event for line in self.lines() if (event := from_json(line))]
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The log as it stands on disk: `about`, then one dict per event (`events.to_json`).
+
+        Each event has its wall-clock `time` and its place in the `video`, both in seconds.
+        """
         return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
 
 
@@ -82,10 +118,15 @@ class Recorder:
     The picture stands still while there is something to read: the instruction, each thought, the outcome.
     """
 
-    def __init__(self, command: Command, model: str) -> None:
-        """`model` is the line that says who drives; it goes into the log with the command."""
-        about = {"type": "Recording", "model": model, "think": command.think, "seed": command.seed}
-        self._lines: list[dict[str, Any]] = [about]
+    def __init__(self, command: Command, model: str, fingerprint: str = "", rings: bool = False) -> None:
+        """`model` is the line that says who drives, `fingerprint` names its weights; both go into the log.
+
+        With `rings`, the pictures show where the policy was about to act.
+        """
+        about = {"type": "Recording", "model": model, "fingerprint": fingerprint}
+        self._lines: list[dict[str, Any]] = [about | {"think": command.think, "seed": command.seed}]
+        self._rings = rings
+        self._focus: Focus | None = None
         self._name = f"{command.spec.family}-{command.spec.seed}"
         self._frames: list[bytes] = []
         self._captions: list[tuple[float, str]] = []
@@ -98,16 +139,23 @@ class Recorder:
 
     def add(self, event: Event) -> None:
         """Take the next event."""
-        self._lines.append({"time": round(time.time() - self._started, 3), **to_json(event)})
+        before = len(self._frames) if isinstance(event, SceneReady | Frame) else max(len(self._frames) - 1, 0)
+        place = {"time": round(time.time() - self._started, 3), "video": before / CONTROL_HZ}
+        self._lines.append(place | to_json(event))
         match event:
             case SceneReady():
                 self._frames.append(event.jpeg)
                 self._caption(f"\u201c{event.instruction}\u201d", TITLE_HOLD_S)
+            case Planned():
+                self._focus = event.focus
             case Frame():
-                self._frames.append(event.jpeg)
+                self._frames.append(drawn(event.jpeg, self._focus) if self._rings else event.jpeg)
+            case Steered(order="instruct", text=text, problem=""):
+                self._caption(f"\u201c{text}\u201d", TITLE_HOLD_S)
+            case Steered(order="rethink", text=text, problem=""):
+                self._caption(f"{text} (edited by the visitor)", _reading_time(text))
             case ThoughtDone(text=text) if text:
-                shortest, longest = THOUGHT_HOLD_S
-                self._caption(text, min(max(len(text) / READING_CHARS_PER_S, shortest), longest))
+                self._caption(text, _reading_time(text))
             case Outcome():
                 self._caption(summary(event), OUTCOME_HOLD_S)
             case Failure(message=message):
@@ -129,11 +177,13 @@ class Recorder:
             draft.subtitles.write_text(self._webvtt(), encoding="utf-8")
             lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in self._lines)
             draft.log.write_text("".join(lines), encoding="utf-8")
-            _encode(self._frames, draft.video)
-            return Recording(draft.folder.rename(root / name))
+            encode(self._frames, draft.video)
+            saved = Recording(draft.folder.rename(root / name))
         except (OSError, subprocess.SubprocessError) as error:
             shutil.rmtree(draft.folder, ignore_errors=True)
             raise RecordingError(f"The recording could not be written: {_reason(error)}.") from error
+        prune(root)
+        return saved
 
     def _caption(self, text: str, hold_s: float) -> None:
         """Start a caption now and let the picture stand for `hold_s` seconds."""
@@ -157,8 +207,35 @@ def summary(outcome: Outcome) -> str:
     return f"{verdict} after {steps}. The rule: {outcome.rule.rstrip('.')}."
 
 
-def _encode(frames: list[bytes], target: Path) -> None:
-    """Turn JPEG frames into an H.264 file; ffmpeg reads them as they are, so Python never decodes one."""
+def find(identifier: str, *roots: Path) -> Recording | None:
+    """The recording of that id in the first root that has it; None for anything else a link may say."""
+    if not IDENTIFIER.fullmatch(identifier):
+        return None
+    found = (root / identifier for root in roots)
+    return next((Recording(folder) for folder in found if (folder / "events.jsonl").is_file()), None)
+
+
+def prune(root: Path, keep: int = KEPT, keep_bytes: int = KEPT_BYTES) -> None:
+    """Delete the oldest recordings until at most `keep` are left and they take at most `keep_bytes`."""
+    total = 0
+    newest_first = sorted((path for path in root.iterdir() if IDENTIFIER.fullmatch(path.name)), reverse=True)
+    for rank, folder in enumerate(newest_first):
+        with contextlib.suppress(OSError):  # somebody else may be deleting it
+            total += sum(file.stat().st_size for file in folder.glob("*"))
+        if rank and (rank >= keep or total > keep_bytes):  # the newest is somebody's
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _reading_time(text: str) -> float:
+    shortest, longest = THOUGHT_HOLD_S
+    return min(max(len(text) / READING_CHARS_PER_S, shortest), longest)
+
+
+def encode(frames: list[bytes], target: Path) -> None:
+    """Turn JPEG frames into an H.264 file; ffmpeg reads them as they are, so Python never decodes one.
+
+    Raises OSError or subprocess.SubprocessError where the disk or ffmpeg refuses.
+    """
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error"]
     command += ["-f", "image2pipe", "-c:v", "mjpeg", "-framerate", str(CONTROL_HZ), "-i", "pipe:0"]
     # JPEG is full-range YUV and may have odd sides; browsers want limited range and even sides.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
 from app.recording import Recording
 from sim.suite import EVALUATION_SEEDS
-from sim.tasks import Kind, SceneSpec, instruction, sample_goal
+from sim.tasks import Kind, SceneSpec, Variation, instruction, sample_goal
 from sim.twin_assets import WIDOWX, missing
 from sim.twins import TWINS, Scene, TwinScene
 
@@ -26,8 +27,9 @@ FAMILIES: dict[str, Kind] = {
     "Open drawer": "open",
     "Close drawer": "close",
 }
+LOOKS: dict[str, Variation] = {"Light": "light", "Table top": "texture", "Camera": "camera"}
 LABELS: dict[str, str] = {kind: label for label, kind in FAMILIES.items()}
-INSTRUCTION_LIMIT = 500
+TEXT_LIMIT = 500
 FIRST_SEED = EVALUATION_SEEDS.start
 LAST_SEED = EVALUATION_SEEDS.stop - 1
 
@@ -38,16 +40,17 @@ def families() -> dict[str, str]:
     return FAMILIES | official
 
 
-def spec(kind: str, seed: int, words: str | None = None) -> Scene:
+def spec(kind: str, seed: int, words: str | None = None, vary: Iterable[Variation] = ()) -> Scene:
     """The scene `seed` of a family, laid out as the evaluation does, so that the measured odds hold for it.
 
-    Official scenes have few episodes; every further seed is one of them again.
+    They don't hold for what `vary` changes: "light", "texture" (of the table), "camera". Official scenes have few
+    episodes, every further seed is one of them again, and always look the same.
     """
     if kind in TWINS:
         return TwinScene(twin=kind, seed=seed % TWINS[kind].episodes, instruction=words)
-    family = cast(Kind, kind)
     distractors = 0 if kind in ("open", "close") else 1
-    return SceneSpec(goal=sample_goal(family, seed), seed=seed, distractors=distractors, instruction=words)
+    goal = sample_goal(cast(Kind, kind), seed)
+    return SceneSpec(goal=goal, seed=seed, distractors=distractors, instruction=words, vary=frozenset(vary))
 
 
 def template(kind: Kind, seed: int) -> str:
@@ -62,13 +65,22 @@ def shuffled_seed() -> int:
 
 def words_problem(words: str | None) -> str | None:
     """What is wrong with an instruction, in one line; None when it can be run."""
-    words = (words or "").strip()
-    if not words:
-        return "Type what the robot should do."
-    if len(words) > INSTRUCTION_LIMIT:
-        return f"Keep it to {INSTRUCTION_LIMIT} characters; this has {len(words):,}."
-    if not any(character.isalnum() for character in words):
-        return "There is no word in this. Type what the robot should do."
+    return _text_problem(words, "Type what the robot should do.")
+
+
+def question_problem(question: str | None) -> str | None:
+    """The same for a question."""
+    return _text_problem(question, "Type a question about the picture.")
+
+
+def _text_problem(text: str | None, wanted: str) -> str | None:
+    text = (text or "").strip()
+    if not text:
+        return wanted
+    if len(text) > TEXT_LIMIT:
+        return f"Keep it to {TEXT_LIMIT} characters; this has {len(text):,}."
+    if not any(character.isalnum() for character in text):
+        return f"There is no word in this. {wanted}"
     return None
 
 
@@ -102,7 +114,11 @@ def examples() -> list[tuple[Kind, int, str]]:
     return [(kind, FIRST_SEED, template(kind, FIRST_SEED)) for kind in FAMILIES.values()]
 
 
-def shipped_example() -> Recording | None:
-    """A finished rollout that comes with the project; shown before anybody has pressed Run."""
-    found = sorted(folder for folder in EXAMPLES.glob("*") if (folder / "rollout.mp4").is_file())
-    return Recording(found[0]) if found else None
+def shipped_examples() -> list[Recording]:
+    """Finished rollouts that come with the project; the page shows the first before anybody has pressed Run."""
+    return [Recording(folder) for folder in sorted(EXAMPLES.glob("*")) if (folder / "rollout.mp4").is_file()]
+
+
+def example_pictures() -> list[Path]:
+    """First camera frames of the shipped rollouts, to ask about."""
+    return [recording.poster for recording in shipped_examples()]

@@ -39,13 +39,14 @@ class Engine:
     """Holds one model. `start` loads it in a thread; `policy` and `ask` wait for it.
 
     `name` is "nano" (the embedded checkpoint), the folder of a checkpoint, ours or a released run, or the hub id of a
-    released run. Of the rollouts that want actions at the same time, up to `batch` are sampled in one pass; one by one
-    is to the bit what each would get alone.
+    released run. `compat` names how faithful a released model is to what upstream got wrong (`model.config.COMPAT`).
+    Of the rollouts that want actions at the same time, up to `batch` are sampled in one pass; one by one is to the bit
+    what each would get alone.
     """
 
-    def __init__(self, name: str = "nano", batch: int = 1) -> None:
+    def __init__(self, name: str = "nano", compat: str = "released", batch: int = 1) -> None:
         self.name = name
-        self._batch = batch
+        self._compat, self._batch = compat, batch
         self.state: Literal["loading", "ready", "failed"] = "loading"
         self.error: str | None = None
         self._done = threading.Event()
@@ -88,7 +89,7 @@ class Engine:
         if is_hub_id(self.name) and not self._folder.exists():
             self._folder = released_checkpoints.fetch(self.name)
         if released_checkpoints.is_released(self._folder):
-            return released_checkpoints.load(self._folder)
+            return released_checkpoints.load(self._folder, self._compat)
         loaded = checkpoints.load(self._folder)
         if loaded.model.config.lora.experts == 1:
             loaded.model.decoder.merge()

@@ -60,10 +60,10 @@ class AdaptiveEnsemble:
         self._alpha = alpha
 
     def step(self, chunk: Vector) -> Vector:
-        """Add the chunk (T, 7) predicted now; returns the (7,) action of now."""
+        """Add the chunk (T, 7) predicted now; returns the (7,) action of now. Chunks that have run out are silent."""
         self._chunks.append(chunk)
-        oldest = len(self._chunks) - 1
-        said = np.stack([past[oldest - age] for age, past in enumerate(self._chunks)])
+        aged = zip(range(len(self._chunks) - 1, -1, -1), self._chunks, strict=True)
+        said = np.stack([past[age] for age, past in aged if age < len(past)])
         newest = said[-1]
         cosine = said @ newest / (np.linalg.norm(said, axis=1) * np.linalg.norm(newest) + 1e-7)
         weights = np.exp(self._alpha * cosine)

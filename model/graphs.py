@@ -42,6 +42,6 @@ class Recorded:
                 self._function(*slots)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may be sending pictures
             output = self._function(*slots)
         return graph, slots, output

@@ -16,7 +16,7 @@ from model.flow import interpolate, target_velocity
 from model.graphs import Recorded
 from model.instructvla import LanguageModel, View
 from model.language import Decoder, DecoderCache
-from model.prompts import PromptIds
+from model.prompts import PromptIds, collate
 from model.released_expert import ReleasedExpert
 from model.siglip import Siglip
 from model.vision import Connector, pixel_shuffle
@@ -74,6 +74,15 @@ class ReleasedVLA(LanguageModel):
         else:
             hidden, _ = self.decoder(embeds)
         return hidden[:, -self.queries :]
+
+    def plan_together(self, prompts: Sequence[PromptIds], view: View) -> Tensor:
+        """Latent actions (B, Q, D) of several complete prompts in one pass, for comparisons side by side.
+
+        `view` holds one tile per prompt.
+        """
+        batch = collate(prompts).to(self.device)
+        hidden, _ = self.decoder(self.embed(batch.ids, batch.image_positions, view.tokens))
+        return hidden[batch.query_positions].view(len(prompts), self.queries, -1)
 
     def act(self, view: View, latents: Tensor, proprio: Tensor | None, noise: Tensor) -> Tensor:
         """Normalised actions (B, T, 7) from latents (B, Q, D), normalised proprio (B, 8) and noise (B, T, 7)."""

@@ -44,7 +44,7 @@ LICENCE = (
     "Released InstructVLA checkpoints contain Eagle2's weights (NVIDIA, CC-BY-NC-4.0: no commercial use). "
     "Going on means that you accept this licence."
 )
-REOPEN_BYTES = 2**28
+REOPEN_BYTES = 2**27
 """A mapped file is opened anew after so much of it was read, so that what was read does not stay in memory."""
 
 
@@ -59,8 +59,9 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What the run is called."""
-        return self.folder.resolve().name
+        """What the run is called: a snapshot from the hub lies in a folder that is named after its commit."""
+        settings = json.loads((self.folder / "config.json").read_text())
+        return Path(settings.get("run_id") or self.folder.resolve().name).name
 
     def open(self) -> dict[str, Tensor]:
         """All tensors by canonical name, memory-mapped. Raises `ValueError` for a file that is not whole."""
@@ -137,36 +138,42 @@ def find_assets(folder: Path) -> Path:
             if (candidate / "tokenizer_config.json").is_file() or (candidate / "tokenizer.json").is_file():
                 return candidate
     try:
-        return _download(ASSETS_REPOSITORY, [f"{EAGLE}/*.json", f"{EAGLE}/*.txt"]) / EAGLE
-    except OSError as error:
+        return _download(ASSETS_REPOSITORY, [f"{EAGLE}/*.json", f"{EAGLE}/*.txt"], f"{EAGLE}/*.json") / EAGLE
+    except ValueError as error:
         raise ValueError(
             f"Eagle2's tokenizer is not here: put the folder {EAGLE} of {ASSETS_REPOSITORY} beside the run, or set "
-            f"INSTRUCTVLA_EAGLE2 to it ({error})."
+            f"INSTRUCTVLA_EAGLE2 to it. {error}"
         ) from error
 
 
 def fetch(repository: str) -> Path:
     """Download a run by its hub id, after printing whose licence that accepts; returns its folder.
 
-    What is here already is not downloaded again. Raises `ValueError` in one sentence where the hub cannot be reached.
+    What is here already is not downloaded again, what is here in part is completed. Raises `ValueError` in one sentence
+    where the hub cannot be reached.
     """
-    try:
-        return _download(repository, ["config.json", "dataset_statistics.json", "checkpoints/*"])
-    except OSError as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"{repository} could not be downloaded: {reason} Connect to the internet, or give the folder of a run."
-        ) from error
+    return _download(repository, ["config.json", "dataset_statistics.json", "checkpoints/*"], "checkpoints/*")
 
 
-def _download(repository: str, patterns: list[str]) -> Path:
+def _download(repository: str, patterns: list[str], proof: str) -> Path:
+    """Files of a repository that match `patterns`; they are all here once one matches `proof`, the last to come."""
+    import httpx
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(repository, allow_patterns=patterns, local_files_only=True))
+        here = Path(snapshot_download(repository, allow_patterns=patterns, local_files_only=True))
+        if any(here.glob(proof)):
+            return here
     except OSError:
-        print(LICENCE, flush=True)
+        pass  # nothing here yet
+    print(LICENCE, flush=True)
+    try:
         return Path(snapshot_download(repository, allow_patterns=patterns))
+    except (OSError, ValueError, httpx.HTTPError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ValueError(
+            f"{repository} could not be downloaded ({reason}): connect to the internet, or give the folder of a run."
+        ) from error
 
 
 def load(folder: Path, compat: str = "released") -> Released:
@@ -257,7 +264,7 @@ def convert(run: Run) -> Path:
     if record.is_file() and json.loads(record.read_text())["stamp"] == run.stamp:
         return target
     config, book = plan(run)
-    logger.warning("Converting %s to bfloat16, once: a minute or two for a 2B model", run.name)
+    logger.warning("Converting %s to bfloat16, once; a 2B model takes a minute or two", run.name)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".converting-") as temporary:
         folder = Path(temporary) / "done"

@@ -55,6 +55,7 @@ class ReleasedPolicy:
     needs_image = True
     focus = None
     gate = None
+    """Which of a released generalist's experts is the one for actions is not recorded anywhere."""
 
     def __init__(
         self,
@@ -75,19 +76,42 @@ class ReleasedPolicy:
     def reset(self, instruction: str, seed: int = 0) -> None:
         """Forget the episode; `seed` fixes the flow noise."""
         self.instruction = instruction
-        self.thought = ""
         self.timings: dict[str, float] = {}
         self._control = Control(self._setup)
         self._noise = torch.Generator().manual_seed(seed)
         self._step = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop what was thought and planned."""
+        self.thought = ""
+        self._age = 0
         self._thinking: _Thought | None = None
         self._response: PromptIds | None = None
         self._latents: torch.Tensor | None = None
 
+    def instruct(self, instruction: str) -> None:
+        """Follow another instruction from the next `act` on; the episode and its noise go on."""
+        self.instruction = instruction
+        self._control = Control(self._setup)  # earlier chunks foresaw something else
+        self._forget()
+
+    def rethink(self, observation: Observation, thought: str) -> None:
+        """Act on `thought` from the next `act` on, as if the model had written it; that `act` reads its own picture.
+
+        Raises `ValueError` where the thought is longer than the model's own may be.
+        """
+        tokens, most = len(self._prompter.thought_ids(thought)), self._schedule.thought_tokens
+        if tokens > most:
+            raise ValueError(f"A thought has at most {most} tokens, this one {tokens}: shorten it.")
+        self._forget()
+        self._control = Control(self._setup)
+        self.thought, self._response = thought, self._prompter.act_after(self.instruction, thought)
+
     @property
     def thinking_due(self) -> bool:
         """Whether the next `act` would write a new thought; `think` streams it."""
-        due = self._response is None or self._step % self._schedule.think_every == 0
+        due = self._response is None or self._age >= self._schedule.think_every
         return self._think and due and self._thinking is None
 
     def think(self, observation: Observation, should_stop: Callable[[], bool] | None = None) -> Iterator[str]:
@@ -108,7 +132,7 @@ class ReleasedPolicy:
         ended = thinking.ids[-1] == prompter.end_id
         self.thought = text
         self._response = prompter.act_after(self.instruction, text, compat.literal_response, ended)
-        self._thinking = thinking
+        self._thinking, self._age = thinking, 0
         self.timings = {"think": 1e3 * (time.perf_counter() - started)}
 
     def act(self, observation: Observation) -> Action:
@@ -132,6 +156,7 @@ class ReleasedPolicy:
         timings["flow"] = 1e3 * (time.perf_counter() - started)
         self.timings = timings
         self._step += 1
+        self._age += 1
         return self._control.step(chunk)
 
     def _plan(self, observation: Observation) -> View:

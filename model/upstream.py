@@ -91,7 +91,9 @@ class _Book(dict[str, Recipe]):
         self[ours] = Recipe(theirs, lambda parts: torch.cat(list(parts)))
 
     def linear(self, ours: str, theirs: str, inputs: int, outputs: int, bias: bool = True) -> None:
-        self.joint(ours, {theirs: outputs}, inputs, bias)
+        self.take(f"{ours}.weight", f"{theirs}.weight", outputs, inputs)
+        if bias:
+            self.take(f"{ours}.bias", f"{theirs}.bias", outputs)
 
     def joint(self, ours: str, theirs: Mapping[str, int], inputs: int, bias: bool = True) -> None:
         """One linear layer made of several, each with so many outputs."""

@@ -70,6 +70,7 @@ class TaskReport:
     wilson_high: float
     mean_steps: float
     control_hz: float
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,16 @@ class Report:
     control_hz: float
     tasks: list[TaskReport]
     results: list[EpisodeResult]
+
+    @classmethod
+    def load(cls, path: Path) -> Report:
+        """Read what `save` wrote. Raises ValueError for anything else."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            tasks = [TaskReport(**task) for task in content.pop("tasks")]
+            return cls(tasks=tasks, results=[EpisodeResult(**result) for result in content.pop("results")], **content)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is no report of `evaluate --json` ({type(error).__name__}: {error}).") from None
 
     def save(self, path: Path) -> None:
         """Write as JSON, in one move, so that a reader never meets half a file."""
@@ -212,6 +223,7 @@ def summarise(suite: Suite, model: str, results: Sequence[EpisodeResult]) -> Rep
                 wilson_high=high,
                 mean_steps=float(np.mean([result.steps for result in own if result.error is None] or [0])),
                 control_hz=_rate(own),
+                group=task.group,
             )
         )
     return Report(

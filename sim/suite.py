@@ -13,8 +13,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sim import twin_assets
-from sim.tasks import Goal, Kind, SceneSpec, Variation, sample_goal
-from sim.twins import TWINS, Ending, Scene, TwinScene
+from sim.tasks import Ending, Goal, Kind, SceneSpec, Variation, sample_goal
+from sim.twins import TWINS, Scene, TwinScene
 from sim.worker import SIMPLER, TABLETOP
 
 SUITES = Path(__file__).resolve().parents[1] / "assets" / "suites"
@@ -61,6 +61,7 @@ class Task(_Strict):
     """One row of a result table."""
 
     name: str = Field(min_length=1, max_length=80)
+    group: str = Field(default="", max_length=80)
     instruction: str | None = Field(default=None, min_length=1, max_length=500)
     step_limit: int | None = Field(default=None, ge=1, le=1000)
 
@@ -74,6 +75,8 @@ class TaskSpec(Task):
 
     kind: Kind | None = None
     goal: Goal | None = None
+    then: Goal | None = None
+    also: tuple[Goal, ...] = ()
     seeds: Seeds = Seeds()
     distractors: int = Field(default=1, ge=0, le=5)
     objects: tuple[str, ...] | None = None
@@ -83,6 +86,8 @@ class TaskSpec(Task):
     def _check(self) -> TaskSpec:
         if (self.kind is None) == (self.goal is None):
             raise ValueError("give either kind (goals drawn from the seeds) or goal (one fixed goal)")
+        if (self.then or self.also) and self.goal is None:
+            raise ValueError("then and also need a fixed goal")
         self.scene(self.seeds.start)  # an impossible scene should fail now, not in the middle of a run
         return self
 
@@ -94,6 +99,8 @@ class TaskSpec(Task):
             goal = sample_goal(self.kind, seed)
         return SceneSpec(
             goal=goal,
+            then=self.then,
+            also=self.also,
             seed=seed,
             distractors=self.distractors,
             objects=self.objects,
@@ -130,13 +137,14 @@ class Suite(_Strict):
     """A named list of tasks. The reported figure is the mean of the tasks' success rates, each task weighing the same.
 
     `success` declares the semantics, which move results by tens of points elsewhere: "first" means that an episode ends
-    and succeeds at the first control step at which the task's rule holds, and fails at the step limit.
+    and succeeds at the first control step at which the task's rule holds, and fails at the step limit; "last" that it
+    runs to the step limit and succeeds if the rule holds then.
     """
 
     name: str = Field(min_length=1, max_length=80)
     description: str = ""
     pack: Literal["tabletop"] = "tabletop"
-    success: Literal["first"]
+    success: Ending
     tasks: tuple[TaskSpec, ...] = Field(min_length=1)
 
     world: ClassVar[str] = TABLETOP
@@ -154,7 +162,7 @@ class Suite(_Strict):
         """Every episode with its task; `episodes` of each task (None: as many as the suite says)."""
         for task in self.tasks:
             for scene in task.scenes(episodes):
-                yield task, scene
+                yield task, scene.model_copy(update={"ending": self.success})
 
     def limited(self, steps: int) -> Self:
         """The same suite with another step limit for every task."""
@@ -171,14 +179,9 @@ class SimplerSuite(Suite):
     succeeds if the rule holds at its last step."""
 
     pack: Literal["simpler"]  # type: ignore[assignment]
-    success: Ending  # type: ignore[assignment]
     tasks: tuple[TwinTask, ...] = Field(min_length=1)  # type: ignore[assignment]
 
     world: ClassVar[str] = SIMPLER
-
-    def scenes(self, episodes: int | None = None) -> Iterator[tuple[Task, Scene]]:
-        for task, scene in super().scenes(episodes):
-            yield task, scene.model_copy(update={"ending": self.success})
 
     def require_assets(self) -> None:
         for task in self.tasks:

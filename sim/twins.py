@@ -12,11 +12,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sim import fractal_layouts
-from sim.tasks import SceneSpec
+from sim.tasks import Ending, SceneSpec
 
 Robot = Literal["widowx", "google_robot"]
-Ending = Literal["first", "last"]
-"""When success counts: at the first step at which the rule holds, or at the last step of a whole episode."""
+
 
 @dataclass(frozen=True)
 class Twin:
@@ -119,6 +118,11 @@ class TwinScene(BaseModel):
     def then(self) -> tuple[int, str] | None:
         """A step at which the instruction changes, and the new one; none when the words are not the official ones."""
         return self.official.then if self.instruction is None else None
+
+    @property
+    def vary(self) -> frozenset[str]:
+        """Nothing: official scenes always look the same."""
+        return frozenset()
 
     @property
     def text(self) -> str:

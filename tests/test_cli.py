@@ -21,7 +21,8 @@ from sim.suite import load_suite
 from sim.tasks import KINDS
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ["", "doctor", "evaluate", "collect", "train", "train align", "train stage1", "bench", "ask"]
+COMMANDS = ["", "doctor", "evaluate", "compare", "collect", "train", "train align", "train stage1", "bench", "ask",
+            "quiz"]  # fmt: skip
 
 
 def run(*arguments: str) -> str:
@@ -118,8 +119,8 @@ def test_evaluate_prints_a_row_per_task(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(sim.evaluate, "evaluate", play)
     text = run("evaluate", "--suite", "tabletop-basic", "--model", "expert", "--episodes", "4", "--workers", "1",
                "--json", str(tmp_path / "r.json"))  # fmt: skip
-    assert seen == {"make_policy": "expert", "model": "expert", "episodes": 4, "workers": 1,
-                    "json_path": tmp_path / "r.json"}  # fmt: skip
+    assert seen == {"make_policy": "expert", "model": "expert", "episodes": 4, "workers": 1, "record": False,
+                    "on_episode": None, "json_path": tmp_path / "r.json"}  # fmt: skip
     for task in load_suite("tabletop-basic").tasks:
         assert any(line.startswith(task.name) and "2/4" in line for line in text.splitlines())
     assert "50.0%" in text
@@ -202,7 +203,8 @@ def test_train_passes_its_options_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     run("train", "stage1", "--data", data, "--aligned", data, "--out", out, "--minutes", "5", "--freeze-language")
     assert seen == [
         (tmp_path, tmp_path, Path(out), {"minutes": None, "steps": 7, "seed": 3}),
-        (tmp_path, tmp_path, Path(out), {"minutes": 5.0, "steps": 20_000, "seed": 0, "freeze_language": True}),
+        (tmp_path, tmp_path, Path(out), {"minutes": 5.0, "steps": 20_000, "seed": 0, "freeze_language": True,
+                                             "without": None}),
     ]
 
 

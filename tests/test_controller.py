@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 
@@ -17,13 +18,16 @@ from app.events import (
     Outcome,
     Planned,
     SceneReady,
+    Steered,
     StepTiming,
     ThoughtDone,
     ThoughtStarted,
     ThoughtToken,
+    from_json,
     to_json,
 )
 from app.pilots import Scripted
+from app.steering import Steering
 from sim.interface import Action, Observation, StepResult
 from sim.tasks import Goal, SceneSpec
 from sim.worker import WorkerError
@@ -83,13 +87,21 @@ class FakePolicy:
         self.thought_at = self.acted
         yield from ("I will ", "pull ", "the top drawer. ")
 
+    def instruct(self, instruction: str) -> None:
+        self.instruction = instruction
+
+    def rethink(self, observation: Observation, thought: str) -> None:
+        if len(thought) > 20:
+            raise ValueError("Too long: shorten it.")
+        self.edited = (observation.step, thought)
+
     def act(self, observation: Observation) -> Action:
         self.acted += 1
         return np.zeros(7, np.float32)
 
 
-def play(simulator: FakeSimulator, policy: FakePolicy, stop: threading.Event | None = None) -> Iterator[Event]:
-    return controller.run(Command(SPEC, seed=11), simulator, policy, stop or threading.Event())
+def play(simulator: FakeSimulator, policy: FakePolicy, steering: Steering | None = None) -> Iterator[Event]:
+    return controller.run(Command(SPEC, seed=11), simulator, policy, steering or Steering())
 
 
 def test_events_come_in_the_order_of_a_rollout() -> None:
@@ -116,23 +128,23 @@ def test_the_step_limit_ends_an_unsolved_rollout() -> None:
 @pytest.mark.parametrize("kind", [SceneReady, ThoughtStarted, ThoughtToken, ThoughtDone, Planned, Frame, StepTiming])
 def test_stop_lets_no_further_control_step_happen(kind: type) -> None:
     """Whatever the moment at which the visitor presses Stop, the simulator is not asked for another step."""
-    stop, simulator = threading.Event(), FakeSimulator()
+    steering, simulator = Steering(), FakeSimulator()
     taken, events = -1, []
-    for event in play(simulator, FakePolicy(), stop):
+    for event in play(simulator, FakePolicy(), steering):
         events.append(event)
-        if isinstance(event, kind) and not stop.is_set():
-            stop.set()
+        if isinstance(event, kind) and not steering.stop.is_set():
+            steering.halt()
             taken = simulator.steps
     assert simulator.steps == taken
     assert isinstance(events[-1], Outcome) and events[-1].stopped and events[-1].steps == taken
 
 
 def test_stop_during_a_thought_cuts_it_short() -> None:
-    stop, words = threading.Event(), []
-    for event in play(FakeSimulator(), FakePolicy(), stop):
+    steering, words = Steering(), []
+    for event in play(FakeSimulator(), FakePolicy(), steering):
         if isinstance(event, ThoughtToken):
             words.append(event.text)
-            stop.set()
+            steering.halt()
     assert words == ["I will "]
 
 
@@ -146,7 +158,7 @@ def test_a_broken_simulator_becomes_one_sentence() -> None:
 def test_the_expert_says_that_it_is_one(think: bool) -> None:
     simulator = FakeSimulator()
     policy = Scripted().policy(simulator, SPEC, think)
-    events = list(controller.run(Command(SPEC, think), simulator, policy, threading.Event()))
+    events = list(controller.run(Command(SPEC, think), simulator, policy, Steering()))
     thoughts = [event.text for event in events if isinstance(event, ThoughtDone)]
     assert len(thoughts) == int(think)
     assert not think or ("Scripted expert" in thoughts[0] and "open the top drawer" in thoughts[0])
@@ -157,3 +169,48 @@ def test_events_as_json_leave_the_pictures_out() -> None:
     lines = [to_json(event) for event in play(FakeSimulator(), FakePolicy())]
     assert lines[0]["type"] == "SceneReady" and SceneSpec.model_validate(lines[0]["spec"]) == SPEC
     assert not any("jpeg" in line for line in lines)
+
+
+def test_a_paused_rollout_takes_single_steps_and_goes_on() -> None:
+    steering, events, given = Steering(), [], iter(["step", "step", "resume"])
+    steering.give("pause")
+    for event in play(FakeSimulator(), FakePolicy(), steering):
+        events.append(event)
+        if isinstance(event, Steered | StepTiming) and (order := next(given, None)):
+            assert sum(isinstance(e, Frame) for e in events) <= 2
+            steering.give(order)  # type: ignore[arg-type]
+    orders = [(event.order, event.step) for event in events if isinstance(event, Steered)]
+    assert orders[:2] == [("pause", 0), ("step", 0)] and ("resume", orders[-1][1]) == orders[-1]
+    assert isinstance(events[-1], Outcome) and events[-1].success and events[-1].steps == 4
+
+
+def test_a_paused_rollout_waits_and_can_be_stopped() -> None:
+    steering, simulator = Steering(), FakeSimulator()
+    steering.give("pause")
+    rollout = play(simulator, FakePolicy(), steering)
+    assert isinstance(next(rollout), SceneReady) and isinstance(next(rollout), Steered)
+    threading.Timer(0.05, steering.halt).start()
+    end = next(rollout)  # waits until then
+    assert isinstance(end, Outcome) and end.stopped and simulator.steps == 0
+
+
+def test_new_words_and_an_edited_thought_reach_the_policy_and_the_record() -> None:
+    steering, policy, events = Steering(), FakePolicy(), []
+    for event in play(FakeSimulator(), policy, steering):
+        events.append(event)
+        if isinstance(event, Frame) and event.step == 2:
+            steering.give("instruct", "shut it")
+            steering.give("rethink", "I will shut it.")
+            steering.give("rethink", "I will " * 10)
+    assert policy.instruction == "shut it" and policy.edited == (2, "I will shut it.")
+    told = [event for event in events if isinstance(event, Steered)]
+    assert told[0] == Steered("instruct", 2, "shut it") and told[1].problem == ""
+    assert told[2].problem == "Too long: shorten it." and isinstance(events[-1], Outcome), "it goes on"
+
+
+def test_events_survive_the_log() -> None:
+    for event in play(FakeSimulator(), FakePolicy()):
+        back = from_json(json.loads(json.dumps(to_json(event))))
+        assert back is not None and type(back) is type(event)
+        assert json.dumps(to_json(back)) == json.dumps(to_json(event))
+    assert from_json({"type": "Recording", "model": "nano"}) is None and from_json({}) is None

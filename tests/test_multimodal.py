@@ -18,7 +18,7 @@ from model.data.scenes import SceneDataset, SceneWriter
 from model.data.things import load_catalog
 from model.instructvla import InstructVLA
 from model.prompts import Prompter
-from model.training.answering import best_answer, exact, shares
+from model.training.answering import best_answer, exact, photo_scores, shares
 from tests.test_episodes import jpeg
 from tests.tiny import TINY, byte_tokenizer
 
@@ -56,7 +56,7 @@ def test_photographs_of_one_thing_stay_together(folder: Path) -> None:
     assert not runs[0] & runs[1] and not runs[0] & runs[2] and not runs[1] & runs[2]
     assert len(sets["train"]) > len(sets["test"]) > 0
     photo = sets["train"].all[7]
-    assert photo.run == ("grocery/golden", "1") and photo.what == "apple"
+    assert photo.run == ("grocery/golden_", "1") and photo.what == "apple"
 
 
 def test_labels_answer_what_is_asked(folder: Path) -> None:
@@ -148,6 +148,16 @@ def test_exact_match_and_the_closed_set_agree_with_the_models_own_words() -> Non
     assert likely in ("certainly not this", own) and one_by_one == ["a", "b"]
     assert likely == best_answer(model, prompter, pixels, "What?", [own, "certainly not this"])
     assert shares([("a", True), ("a", False), ("b", True), ("b", True)]) == {"exact match": 0.75, "a": 0.5, "b": 1.0}
+
+
+def test_photographs_are_scored_exactly_and_over_the_closed_set(folder: Path) -> None:
+    torch.manual_seed(0)
+    model, photos = InstructVLA(TINY).eval(), PhotoSet(folder, "test")
+    scores = photo_scores(model, Prompter(byte_tokenizer(), TINY), photos, limit=4)
+    assert {"exact match", "closed set", "photo what", "questions"} <= set(scores)
+    assert scores["questions"] >= 8 and all(0 <= scores[name] <= 1 for name in scores if name != "questions")
+    again = photo_scores(model, Prompter(byte_tokenizer(), TINY), photos, limit=4)
+    assert scores == again
 
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "photos"

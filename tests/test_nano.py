@@ -1,6 +1,5 @@
 """The shipped nano, for real: it loads, thinks, drives the simulator and answers. Set-up has fetched its backbone."""
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from app import controller
 from app.events import Command, Frame, Outcome, Planned, SceneReady, ThoughtDone, ThoughtToken
 from app.recording import Recorder
+from app.steering import Steering
 from model.engine import NANO, Engine
 from sim.suite import EVALUATION_SEEDS
 from sim.tasks import Goal, SceneSpec
@@ -40,7 +40,7 @@ def test_a_full_rollout_thinks_approaches_and_is_recorded(engine: Engine, worker
     recorder = Recorder(command, engine.describe())
     events = []
     start = end = np.inf
-    for event in controller.run(command, worker, engine.policy(think=True), threading.Event()):
+    for event in controller.run(command, worker, engine.policy(think=True), Steering()):
         recorder.add(event)
         events.append(event)
         if isinstance(event, (SceneReady, Frame)):
@@ -61,12 +61,12 @@ def tool(worker: SimWorker) -> np.ndarray:
 
 
 def test_stopping_ends_a_rollout_within_one_step(engine: Engine, worker: SimWorker) -> None:
-    stop = threading.Event()
+    steering = Steering()
     seen = []
-    for event in controller.run(Command(SCENE, think=False, seed=0), worker, engine.policy(think=False), stop):
+    for event in controller.run(Command(SCENE, think=False, seed=0), worker, engine.policy(think=False), steering):
         seen.append(event)
         if isinstance(event, Frame):
-            stop.set()
+            steering.halt()
     assert sum(isinstance(event, Frame) for event in seen) == 1
     assert isinstance(seen[-1], Outcome) and seen[-1].stopped
 

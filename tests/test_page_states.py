@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,12 +16,15 @@ import pytest
 
 from app import scenes
 from app.controller import Simulator, ThinkingPolicy
+from app.events import Failure, Steered, ThoughtDone, ThoughtStarted, ThoughtToken
 from app.page import build, model_badge
-from app.pilots import Expert, State
+from app.pilots import Expert, State, Turn
+from app.recording import Recording
 from app.sessions import Sessions
-from app.views.command import Tab, validate
+from app.views.command import Tab, validate, validate_words
 from app.views.layout import Widgets, layout, plain
-from sim.interface import Observation
+from app.views.screen import Screen
+from sim.interface import Image, Observation
 from sim.tasks import SceneSpec
 from tests.test_controller import FakeSimulator
 from tests.test_recording import jpeg
@@ -44,7 +49,10 @@ class DrawnPool(FakePool):
 
 
 class FakePilot:
-    """A model in whatever state a test wants."""
+    """A model in whatever state a test wants. Asked, it repeats the question word by word."""
+
+    answers = True
+    fingerprint = "0123abcd"
 
     def __init__(self, state: State = "ready", error: str | None = None) -> None:
         self.name, self.state, self.error = "nano", state, error
@@ -55,16 +63,20 @@ class FakePilot:
     def policy(self, simulator: Simulator, spec: SceneSpec, think: bool) -> ThinkingPolicy:
         return Expert(simulator, spec, think)
 
+    def ask(self, image: Image, question: str, history: Sequence[Turn] = ()) -> Iterator[str]:
+        self.asked = (image.shape, question, list(history))
+        yield from (f"{word} " for word in question.split())
+
 
 def tab(pilot: FakePilot, recordings: Path) -> tuple[Tab, Widgets, Sessions]:
     sessions = Sessions(DrawnPool(), size=1)
     with gr.Blocks():
-        widgets = layout(pilot, None)
+        widgets = layout(pilot, [])
     return Tab(widgets, pilot, sessions, recordings), widgets, sessions
 
 
 def rollout(handlers: Tab, words: str = "open it") -> Iterator[dict[Any, Any]]:
-    return handlers.rollout("open", 3, words, True, REQUEST)  # type: ignore[arg-type]
+    return handlers.rollout("open", 3, [], words, True, False, REQUEST)  # type: ignore[arg-type]
 
 
 def said(updates: list[dict[Any, Any]], widget: gr.blocks.Block) -> list[Any]:
@@ -144,18 +156,18 @@ def test_leaving_in_the_middle_stops_and_frees_the_simulator(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("words", ["öffne die Schublade", "把胡萝卜放在盘子上", "<b>pick</b>", "x" * 500])
 def test_words_of_any_script_are_accepted(words: str) -> None:
-    assert all(verdict["is_valid"] for verdict in validate("open", 3, words, True))
+    assert all(verdict["is_valid"] for verdict in validate("open", 3, [], words, True, False))
 
 
 @pytest.mark.parametrize("words", ["", None, "\n\t", "!!", "x" * 501])
 def test_bad_words_are_refused_with_a_reason(words: str | None) -> None:
-    verdict = validate("open", 3, words, True)[2]
+    verdict = validate("open", 3, [], words, True, False)[3]
     assert not verdict["is_valid"] and verdict["message"]
 
 
 @pytest.mark.parametrize("seed", [None, -1, 2_000_000, 1.5])
 def test_scenes_that_do_not_exist_are_refused(seed: float | None) -> None:
-    assert not validate("open", seed, "open it", True)[1]["is_valid"]
+    assert not validate("open", seed, [], "open it", True, False)[1]["is_valid"]
 
 
 def test_typed_text_never_becomes_markup() -> None:
@@ -175,3 +187,88 @@ def test_odds_come_from_the_evaluation_or_say_that_there_is_none(tmp_path: Path)
 def test_only_the_rollout_is_a_public_endpoint(tmp_path: Path) -> None:
     page = build(FakePilot(), Sessions(DrawnPool(), size=1), tmp_path)
     assert list(page.get_api_info()["named_endpoints"]) == ["/rollout"]
+
+
+def test_pause_step_and_resume_are_followed_said_and_recorded(tmp_path: Path) -> None:
+    handlers, widgets, _ = tab(FakePilot(), tmp_path)
+    updates, labels = [], []
+    for update in rollout(handlers):
+        updates.append(update)
+        if len(updates) == 3:
+            handlers.pause("Pause", REQUEST)  # type: ignore[arg-type]
+        if label := update.get(widgets.pause):
+            labels.append(label.value)
+            if label.value == "Resume" and labels.count("Resume") == 1:
+                assert "Paused" in update[widgets.status] and update[widgets.thought].startswith("Scripted expert")
+                handlers.step(REQUEST)  # type: ignore[arg-type]
+            elif label.value == "Resume":
+                handlers.tell("shut it", REQUEST)  # type: ignore[arg-type]
+                handlers.rethink("I will shut it", REQUEST)  # type: ignore[arg-type]
+                handlers.pause("Resume", REQUEST)  # type: ignore[arg-type]
+    assert labels == ["Pause", "Resume", "Resume", "Pause", "Pause"]
+    assert "Success" in said(updates, widgets.status)[-1]
+    log = said(updates, widgets.thoughts)[-1]
+    assert "New instruction:" in log and "Thought edited, refused:" in log and "does not act on thoughts" in log
+    (recording,) = (Recording(folder) for folder in tmp_path.iterdir())
+    orders = [event.order for event in recording.events() if isinstance(event, Steered)]
+    assert orders == ["pause", "step", "instruct", "rethink", "resume"]
+
+
+def test_words_for_a_rollout_that_is_not_there_stay_in_the_box(tmp_path: Path) -> None:
+    handlers, _, _ = tab(FakePilot(), tmp_path)
+    assert handlers.tell("shut it", REQUEST) == "shut it"  # type: ignore[arg-type]
+    assert not validate_words("  ")["is_valid"]
+
+
+def opened(handlers: Tab, **query: str) -> dict[Any, Any]:
+    return handlers.open(SimpleNamespace(session_hash="tab", query_params=query))  # type: ignore[arg-type]
+
+
+def test_a_link_brings_back_scene_words_mode_and_recording(tmp_path: Path) -> None:
+    handlers, widgets, _ = tab(FakePilot(), tmp_path)
+    list(handlers.rollout("close", 7, ["light"], "shut *it*", False, False, REQUEST))  # type: ignore[arg-type]
+    (folder,) = tmp_path.iterdir()
+    later = FakePilot()
+    later.fingerprint = "other"
+    handlers, widgets, sessions = tab(later, tmp_path)
+    page = opened(handlers, run=folder.name)
+    assert page[widgets.family] == "close" and page[widgets.seed] == 7 and page[widgets.look] == ["light"]
+    assert page[widgets.words] == "shut *it*" and page[widgets.think] is False
+    assert page[widgets.camera] == folder / "poster.jpg" and "Success" in page[widgets.status]
+    assert page[widgets.video].autoplay and 'data-video="video"' in page[widgets.timeline]
+    assert "weights were others (0123abcd)" in page[widgets.caption] and f"?run={folder.name}" in page[widgets.caption]
+    assert "usual light" in page[widgets.odds] and sessions.holding == 0
+
+
+@pytest.mark.parametrize("link", ["gone-1", "../secret", "/etc/passwd", "a" * 5000, "<b>"])
+def test_a_link_that_leads_nowhere_says_so(link: str, tmp_path: Path) -> None:
+    handlers, widgets, _ = tab(FakePilot(), tmp_path)
+    assert list(opened(handlers, run=link)) == [widgets.status]
+    assert "no longer here" in opened(handlers, run=link)[widgets.status]
+
+
+def test_shipped_rollouts_play_at_a_click(tmp_path: Path) -> None:
+    shipped = scenes.shipped_examples()
+    with gr.Blocks():
+        widgets = layout(FakePilot(), shipped)
+    handlers = Tab(widgets, FakePilot(), Sessions(DrawnPool(), size=1), tmp_path, shipped)
+    for index, recording in enumerate(shipped):
+        assert plain(recording.scene().text) in handlers.pick_shipped(index)[widgets.caption]
+    assert opened(handlers)[widgets.caption].startswith("**Example")
+
+
+def test_five_hundred_wild_instructions_break_no_page(tmp_path: Path) -> None:
+    generator = random.Random(0)
+    parts = ["<script>", "<new_token_0>", "<|im_end|>", "](x)"]
+    parts += ["**", "`", "$$", "\x00", "\x1b[2J", "\u202e", "&lt;", '"', "'"]
+    parts += ["把胡萝卜", "ضع", "🥕", "\ud7ff", "-->", "{{x}}", "a" * 50, "\n\n", "%s", "\\"]
+    for _ in range(500):
+        words = "".join(generator.choices(parts, k=generator.randint(1, 8)))
+        screen = Screen(True)
+        for event in (ThoughtStarted(0), ThoughtToken(words), ThoughtToken(words, 0.5), ThoughtDone(words)):
+            screen.show(event)
+        screen.show(Steered("instruct", 1, words))
+        screen.show(Failure(words))
+        for html in (screen.thoughts, screen.status):
+            assert "<script" not in html and html.count("<") == len(re.findall(r"</?(?:div|p|span|b|i)[ >]", html))
+        assert not re.search(r"[<>*_`\[\]()$\\]", plain(words))

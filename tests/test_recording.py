@@ -8,11 +8,24 @@ import shutil
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 from PIL import Image
 
 from app import recording
-from app.events import Command, Event, Failure, Frame, Outcome, SceneReady, ThoughtDone, ThoughtStarted, ThoughtToken
+from app.events import (
+    Command,
+    Event,
+    Failure,
+    Frame,
+    Outcome,
+    Planned,
+    SceneReady,
+    Steered,
+    ThoughtDone,
+    ThoughtStarted,
+    ThoughtToken,
+)
 from app.recording import Recorder, Recording, RecordingError
 from sim.tasks import Goal, SceneSpec
 
@@ -33,8 +46,8 @@ def rollout(end: Event = OUTCOME) -> list[Event]:
     return [*events, end]
 
 
-def recorder(events: list[Event]) -> Recorder:
-    taken = Recorder(Command(SPEC, think=True, seed=5), "nano, trained on tables")
+def recorder(events: list[Event], rings: bool = False) -> Recorder:
+    taken = Recorder(Command(SPEC, think=True, seed=5), "nano, trained on tables", "0123abcd", rings)
     for event in events:
         taken.add(event)
     return taken
@@ -52,7 +65,7 @@ def test_a_recording_plays_in_a_browser_and_reads_back(tmp_path: Path) -> None:
     assert abs(int(pictures[-1][20, 20, 0]) - 200) < 8, "colours survive: full-range JPEG became limited-range video"
     assert saved.poster.read_bytes() == jpeg(0)
     assert saved.scene() == SPEC and saved.model() == "nano, trained on tables"
-    kinds = [line["type"] for line in saved.events()]
+    kinds = [line["type"] for line in saved.lines()]
     assert kinds[:2] == ["Recording", "SceneReady"] and kinds.count("Frame") == 10 and kinds[-1] == "Outcome"
 
 
@@ -77,14 +90,14 @@ def test_nothing_to_record_is_said_plainly(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("stage", ["_encode", "rename", "root"])
+@pytest.mark.parametrize("stage", ["encode", "rename", "root"])
 def test_a_failed_write_leaves_nothing_behind(stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, os.strerror(28))
 
     root = tmp_path / "recordings"
-    if stage == "_encode":
-        monkeypatch.setattr(recording, "_encode", full)
+    if stage == "encode":
+        monkeypatch.setattr(recording, "encode", full)
     elif stage == "rename":
         monkeypatch.setattr(Path, "rename", full)
     else:
@@ -106,3 +119,66 @@ def test_a_recording_can_be_moved(tmp_path: Path) -> None:
     saved = recorder(rollout()).save(tmp_path / "here")
     moved = Recording(Path(shutil.copytree(saved.folder, tmp_path / "there")))
     assert moved.events() == saved.events() and moved.video.is_file()
+
+
+def pictures(saved: Recording) -> list[np.ndarray]:
+    with av.open(str(saved.video)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def test_the_log_says_where_each_event_stands_in_the_video(tmp_path: Path) -> None:
+    saved = recorder(rollout()).save(tmp_path)
+    shades = [picture[20, 20, 0] for picture in pictures(saved)]
+    for line, event in zip(saved.lines()[1:], saved.events(), strict=True):
+        if isinstance(event, Frame):
+            assert abs(int(shades[round(line["video"] * 5)]) - 20 * event.step) < 8
+    assert saved.about()["fingerprint"] == "0123abcd"
+
+
+def test_rings_are_in_the_pictures_only_when_asked_for(tmp_path: Path) -> None:
+    focus = {"source": (0.3, 0.5), "target": (0.8, 0.5)}
+    start, *rest = rollout()
+    events = [start, Planned({"plan": 1.0}, focus), *rest]
+    plain, marked = recorder(events).save(tmp_path), recorder(events, rings=True).save(tmp_path)
+    difference = np.abs(pictures(plain)[-1].astype(int) - pictures(marked)[-1].astype(int)).max(axis=2)
+    assert difference[:, :32].max() > 60 and difference[:, 40:].max() > 60
+    assert [line["type"] for line in plain.lines()] == [line["type"] for line in marked.lines()]
+
+
+def test_interventions_are_in_log_and_subtitles(tmp_path: Path) -> None:
+    start, *rest = rollout()
+    told = [Steered("pause", 0), Steered("instruct", 0, "no, <shut> it"), Steered("rethink", 0, "x" * 99, "Too long.")]
+    saved = recorder([start, *told, *rest]).save(tmp_path)
+    assert [event for event in saved.events() if isinstance(event, Steered)] == told
+    text = saved.subtitles.read_text(encoding="utf-8")
+    assert "no, &lt;shut&gt; it" in text and "xxx" not in text, "what was refused did not happen"
+
+
+def test_a_link_finds_its_recording_and_nothing_else(tmp_path: Path) -> None:
+    root = tmp_path / "recordings"
+    saved = recorder(rollout()).save(root)
+    assert recording.find(saved.id, tmp_path / "none", root) == saved
+    (tmp_path / "events.jsonl").write_text("secret")
+    (root / ".hidden").mkdir()
+    (root / ".hidden" / "events.jsonl").write_text("secret")
+    generator = np.random.default_rng(0)
+    alphabet = [*"ab0-_./\\%2e\x00\n ~é", "..", saved.id]
+    wild = ["".join(generator.choice(alphabet, generator.integers(1, 9))) for _ in range(500)]
+    tricks = ["", "..", ".", ".hidden", "../recordings", str(root), f"../recordings/{saved.id}", "a" * 9999]
+    for identifier in [*tricks, *wild]:
+        found = recording.find(identifier, root)
+        assert found is None or (found.folder.resolve().parent == root.resolve() and not found.id.startswith("."))
+
+
+def test_only_the_newest_recordings_are_kept(tmp_path: Path) -> None:
+    for number in range(6):
+        (tmp_path / f"2026010{number}-000000-open-1-abc").mkdir()
+        (tmp_path / f"2026010{number}-000000-open-1-abc" / "rollout.mp4").write_bytes(bytes(100))
+    (tmp_path / ".draft").mkdir()
+    recording.prune(tmp_path, keep=4)
+    assert [path.name[7] for path in sorted(tmp_path.glob("2*"))] == ["2", "3", "4", "5"]
+    recording.prune(tmp_path, keep_bytes=250)
+    assert [path.name[7] for path in sorted(tmp_path.glob("2*"))] == ["4", "5"]
+    recording.prune(tmp_path, keep_bytes=1)
+    assert [path.name[7] for path in sorted(tmp_path.glob("2*"))] == ["5"], "the newest is somebody's"
+    assert (tmp_path / ".draft").is_dir(), "somebody is writing it"

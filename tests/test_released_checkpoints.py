@@ -1,7 +1,8 @@
-"""Released checkpoints: variants told from tensors, honest errors, one conversion, the hub, and what stays in memory."""
+"""Released checkpoints: variants told from tensors, honest errors, one conversion, the hub, what stays in memory."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -10,16 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import model.released_checkpoints as released_checkpoints
 from model.config import RELEASED_2B, ReleasedConfig
+from model.ensemble import GOOGLE, WIDOWX
 from model.released import ReleasedVLA
-from model.released_checkpoints import Run, convert, find_run, load, plan, read
+from model.released_checkpoints import convert, find_run, load, plan, read
 from model.released_random import write_random_run
-from model.upstream import canonical, recipes
+from model.upstream import canonical, check, recipes
+from model.variants import detect
 from model.weight_stream import write
 from tests.tiny import TINY_RELEASED
 from tests.upstream_sets import SETS, FixtureSet, needs_fixtures
@@ -69,8 +73,6 @@ def test_every_variant_is_told_from_its_tensors(tmp_path: Path, config: Released
 
 
 def test_the_2b_is_recognised_by_its_shapes() -> None:
-    from model.variants import detect
-
     shapes = {key: shape for recipe in recipes(RELEASED_2B).values() for key, shape in recipe.parts.items()}
     assert detect(shapes, queries=64) == RELEASED_2B
 
@@ -84,8 +86,6 @@ def test_our_2b_has_the_published_shapes(stage: int) -> None:
         wanted = {key: list(shape) for recipe in recipes(config).values() for key, shape in recipe.parts.items()}
         published = {canonical(key): shape for key, shape in published.items()}
         assert {key: published.get(key) for key in wanted} == wanted
-        from model.upstream import check
-
         check({key: tuple(shape) for key, shape in published.items()}, config, recipes(config))
 
 
@@ -105,9 +105,8 @@ def test_pickle_and_safetensors_hold_the_same_model(kind: str) -> None:
     for fixtures in SETS:
         folder = fixtures.folder / fixtures.manifest["runs"][kind]
         for path in (folder / "checkpoints").glob("*.pt"):
-            one, two = (
-                replace(fixtures.run(kind), weights=path.with_suffix(suffix)).open() for suffix in (".pt", ".safetensors")
-            )
+            pair = (path, path.with_suffix(".safetensors"))
+            one, two = (replace(fixtures.run(kind), weights=file).open() for file in pair)
             assert one.keys() == two.keys()
             assert all(torch.equal(one[key], two[key]) for key in one)
 
@@ -129,7 +128,8 @@ def unloaded(fixtures: FixtureSet, run: Path) -> Path:
     for name in ("config.json", "dataset_statistics.json"):
         shutil.copyfile(fixtures.run("stage1").folder / name, run / name)
     shutil.copytree(fixtures.run("stage1").assets, run / "Eagle2-tiny")
-    shutil.copyfile(fixtures.folder / fixtures.manifest["exported"]["unloaded_stage1"], run / "checkpoints" / "a.safetensors")
+    weights = fixtures.folder / fixtures.manifest["exported"]["unloaded_stage1"]
+    shutil.copyfile(weights, run / "checkpoints" / "a.safetensors")
     return run
 
 
@@ -192,10 +192,10 @@ def test_missing_parts_of_a_run_are_named(tmp_path: Path) -> None:
         load(run)
     shutil.rmtree(run / "checkpoints")
     (run / "checkpoints").mkdir()
-    with pytest.raises(ValueError, match="exactly one checkpoint.*none"):
+    with pytest.raises(ValueError, match=r"exactly one checkpoint.*none"):
         load(run)
     (run / "dataset_statistics.json").unlink()
-    with pytest.raises(ValueError, match="dataset_statistics.json is missing"):
+    with pytest.raises(ValueError, match=r"dataset_statistics\.json is missing"):
         load(run)
 
 
@@ -232,8 +232,6 @@ def test_converting_happens_once_and_again_when_the_run_changes(tmp_path: Path) 
     assert convert(find_run(run)) == first
     assert (first / "model.safetensors").stat().st_mtime_ns == stamp
     recorded = json.loads((first / "source.json").read_text())["sha256"]
-    import hashlib
-
     assert recorded["converted"] == hashlib.sha256((first / "model.safetensors").read_bytes()).hexdigest()
     assert recorded["source"] == hashlib.sha256(weights(run).read_bytes()).hexdigest()
     edit(run, lambda stored: stored["mlp1.1.bias"].zero_())
@@ -275,11 +273,9 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path: Path, monkeypatch: p
 
 
 def test_statistics_of_an_unknown_robot(tmp_path: Path) -> None:
-    from model.ensemble import GOOGLE, WIDOWX
-
     loaded = load(write_random_run(tmp_path / "run", TINY_RELEASED))
     assert loaded.statistics_of(GOOGLE) == loaded.statistics["fractal20220817_data"]
-    libero = replace(loaded, statistics={name: loaded.statistics[WIDOWX.statistics] for name in ("spatial", "goal")})
+    libero = replace(loaded, statistics=dict.fromkeys(("spatial", "goal"), loaded.statistics[WIDOWX.statistics]))
     with pytest.raises(ValueError, match="not trained on bridge_dataset: it knows spatial, goal"):
         libero.statistics_of(WIDOWX)
 
@@ -287,10 +283,12 @@ def test_statistics_of_an_unknown_robot(tmp_path: Path) -> None:
 class FakeHub:
     """A hub with one repository, and no network behind it."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, published: Path) -> None:
-        import huggingface_hub
-
-        self.published, self.here, self.asked = published, published.parent / "hub-cache", []
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], published: Path
+    ) -> None:
+        self.published, self.here, self.capsys = published, published.parent / "hub-cache", capsys
+        self.asked: list[str] = []
+        self.printed_before = ""
         monkeypatch.setattr(huggingface_hub, "snapshot_download", self.download)
 
     def download(self, repository: str, allow_patterns: list[str], local_files_only: bool = False) -> str:
@@ -298,31 +296,31 @@ class FakeHub:
             raise FileNotFoundError("not in the cache")
         if not local_files_only:
             self.asked.append(repository)
-            shutil.copytree(self.published, self.here)
+            self.printed_before = self.capsys.readouterr().out
+            shutil.copytree(self.published, self.here, dirs_exist_ok=True)
         return str(self.here)
 
 
 def test_a_hub_id_is_downloaded_after_the_licence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hub = FakeHub(monkeypatch, write_random_run(tmp_path / "published", TINY_RELEASED))
-    monkeypatch.setattr(hub, "download", hub.download)
-    printed: list[str] = []
-    download = hub.download
-
-    def noting(*arguments: Any, **options: Any) -> str:
-        printed.append(capsys.readouterr().out)
-        return download(*arguments, **options)
-
-    import huggingface_hub
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", noting)
+    hub = FakeHub(monkeypatch, capsys, write_random_run(tmp_path / "published", TINY_RELEASED))
     folder = released_checkpoints.fetch("somebody/some-run")
-    assert "CC-BY-NC-4.0" in printed[1] and hub.asked == ["somebody/some-run"]
+    assert hub.asked == ["somebody/some-run"] and "CC-BY-NC-4.0" in hub.printed_before
     assert isinstance(load(folder).model, ReleasedVLA)
     released_checkpoints.fetch("somebody/some-run")
     assert hub.asked == ["somebody/some-run"], "what is here is not downloaded again"
     assert "CC-BY-NC" not in capsys.readouterr().out
+
+
+def test_half_a_download_is_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub = FakeHub(monkeypatch, capsys, write_random_run(tmp_path / "published", TINY_RELEASED))
+    hub.here.mkdir()
+    shutil.copyfile(hub.published / "config.json", hub.here / "config.json")
+    assert load(released_checkpoints.fetch("somebody/some-run")).model.config == TINY_RELEASED
+    assert hub.asked == ["somebody/some-run"]
 
 
 def test_without_a_network_the_error_is_one_sentence() -> None:
@@ -341,7 +339,11 @@ MEASURE = """
 import sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
+from model.config import RELEASED_2B
+from model.released import ReleasedVLA
 from model.released_checkpoints import load
+with torch.device("meta"):
+    ReleasedVLA(RELEASED_2B)  # makes PyTorch import what it needs for any model
 peak = lambda: int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))) * 1024
 before = peak()
 model = load(Path(sys.argv[1])).model
@@ -352,7 +354,7 @@ print(peak() - before, sum(tensor.nbytes for tensor in model.state_dict().values
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="measures memory through Linux's /proc")
 def test_memory_stays_close_to_the_converted_size(tmp_path: Path) -> None:
-    """Peak resident memory, mapped pages included, that converting and loading add to a started Python."""
+    """Peak resident memory, mapped pages included, that converting and loading add to Python and PyTorch."""
     run = write_random_run(tmp_path / "run", MIDDLE, dtype=torch.float32)
     for _ in ("conversion", "later start"):
         command = [sys.executable, "-c", MEASURE, str(run)]

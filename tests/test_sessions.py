@@ -49,7 +49,7 @@ def test_stop_reaches_only_its_own_tab() -> None:
     with sessions.hold("a") as a, sessions.hold("b") as b:
         sessions.stop("a")
         sessions.stop("nobody")
-        assert a.stop.is_set() and not b.stop.is_set()
+        assert a.steering.stop.is_set() and not b.steering.stop.is_set()
 
 
 def test_a_new_run_of_a_tab_stops_its_old_one() -> None:
@@ -59,7 +59,7 @@ def test_a_new_run_of_a_tab_stops_its_old_one() -> None:
     def old_run() -> None:
         with sessions.hold("a") as hold:
             holding.set()
-            assert hold.stop.wait(10)
+            assert hold.steering.stop.wait(10)
             order.append("old stopped")
 
     thread = threading.Thread(target=old_run)
@@ -67,15 +67,36 @@ def test_a_new_run_of_a_tab_stops_its_old_one() -> None:
     assert holding.wait(10)
     with sessions.hold("a") as hold:
         order.append("new runs")
-        assert not hold.stop.is_set()
+        assert not hold.steering.stop.is_set()
     thread.join(10)
     assert order == ["old stopped", "new runs"]
+
+
+def test_a_pair_gets_two_simulators_where_two_are_free_and_one_otherwise() -> None:
+    pool = FakePool()
+    sessions = Sessions(pool, size=2, wait_s=0.05)
+    with sessions.hold("a", wanted=2) as a:
+        assert len(a.simulators) == 2 and a.simulator is a.simulators[0] and sessions.holding == 2
+        with pytest.raises(Busy), sessions.hold("b"):
+            pass
+    with sessions.hold("b"), sessions.hold("a", wanted=2) as a:
+        assert len(a.simulators) == 1
+    assert pool.out == [] and sessions.holding == 0
+
+
+def test_orders_reach_the_tabs_own_rollout() -> None:
+    sessions = Sessions(FakePool(), size=2)
+    with sessions.hold("a") as a, sessions.hold("b") as b:
+        assert sessions.steer("a", "instruct", "stop there") and not sessions.steer("nobody", "pause")
+        assert b.steering.take() is None
+        order = a.steering.take()
+        assert order is not None and order.text == "stop there"
 
 
 def test_a_lease_ends_by_itself() -> None:
     sessions = Sessions(FakePool(), size=1, lease_s=0.05)
     with sessions.hold("a") as hold:
-        assert hold.stop.wait(10)
+        assert hold.steering.stop.wait(10)
 
 
 def test_a_pool_that_cannot_lend_leaves_no_trace() -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -77,3 +79,21 @@ SETS = [FixtureSet(path.parent) for path in sorted(ROOT.glob("*/MANIFEST.json"))
 
 needs_fixtures = pytest.mark.skipif(not SETS, reason=f"no fixture sets below {ROOT} (set INSTRUCTVLA_FIXTURES)")
 each_set = pytest.mark.parametrize("fixtures", SETS, ids=[one.folder.name for one in SETS])
+
+Value = Tensor | np.ndarray
+HANDLERS: list[tuple[re.Pattern[str], Callable[..., Value]]] = []
+
+
+def produces(pattern: str) -> Callable[[Callable[..., Value]], Callable[..., Value]]:
+    """Register the function that computes the outputs of this name; groups become arguments."""
+
+    def register(function: Callable[..., Value]) -> Callable[..., Value]:
+        HANDLERS.append((re.compile(pattern + r"\Z"), function))
+        return function
+
+    return register
+
+
+def handlers_of(name: str) -> list[Callable[[FixtureSet], Value]]:
+    found = [(match, function) for pattern, function in HANDLERS if (match := pattern.match(name))]
+    return [lambda fixtures, m=match, f=function: f(fixtures, *m.groups()) for match, function in found]

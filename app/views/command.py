@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import PIL.Image
 
 from app import controller, scenes
-from app.events import Command, Event, Failure, Frame, SceneReady
-from app.pilots import Pilot
-from app.recording import Recorder, RecordingError
+from app.events import Command, Event, Failure, Frame, Outcome, Planned, SceneReady, Steered
+from app.pilots import Pilot, problem_when_loaded
+from app.recording import Recorder, Recording, RecordingError, find
 from app.sessions import Busy, Hold, Sessions
-from app.views.layout import Widgets, caption_of, goal_line, layout
+from app.timeline import timeline
+from app.views.layout import PAUSE, RESUME, Widgets, caption_of, goal_line, layout
 from app.views.screen import Screen, failure, status
+from app.views.widgets import FINE, HIDDEN, SIMULATOR_QUEUE, Updates, camera_picture
+from sim.tasks import Variation
 from sim.twins import Scene
 from sim.worker import WorkerError
 
 log = logging.getLogger(__name__)
 
-SIMULATOR_QUEUE = "simulator"
-LOADING_POLL_S = 0.2
-Updates = dict[Any, Any]
 
-
-def build(page: gr.Blocks, pilot: Pilot, sessions: Sessions, recordings: Path) -> None:
-    """Lay out the tab inside `page`, which is the surrounding `gr.Blocks`, and wire it up."""
-    example = scenes.shipped_example()
-    ui = layout(pilot, example)
-    tab = Tab(ui, pilot, sessions, recordings)
-    hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+def build(page: gr.Blocks, pilot: Pilot, sessions: Sessions, recordings: Path) -> Widgets:
+    """Lay out the tab inside `page`, which is the surrounding `gr.Blocks`, and wire it up; gives its widgets."""
+    shipped = scenes.shipped_examples()
+    ui = layout(pilot, shipped)
+    tab = Tab(ui, pilot, sessions, recordings, shipped)
     simulated: dict[str, Any] = {
         "concurrency_id": SIMULATOR_QUEUE,
         "concurrency_limit": sessions.size,
@@ -41,107 +37,162 @@ def build(page: gr.Blocks, pilot: Pilot, sessions: Sessions, recordings: Path) -
         "show_progress_on": [ui.status],
     }
     picture: dict[str, Any] = simulated | {"api_visibility": "private", "trigger_mode": "always_last"}
-    scene = [ui.family, ui.seed]
-    described = [ui.words, ui.goal, ui.odds, ui.seed]
+    scene = [ui.family, ui.seed, ui.look]
+    texts = [ui.words, ui.goal, ui.odds, ui.seed]
+    shown = [ui.camera, ui.status, ui.rings]
+    replayed = [ui.video, ui.timeline, ui.caption, ui.save_video, ui.save_log]
+    steering = [ui.pause, ui.step, ui.tell, ui.rethink]
 
     chosen = [
         gr.on(
             [ui.family.input, ui.seed.input],
             tab.describe,
             scene,
-            described,
+            texts,
             validator=validate_scene,
             trigger_mode="always_last",  # what is typed while an earlier choice is on its way counts too
-            **hidden,
+            **HIDDEN,
         ),
-        ui.shuffle.click(tab.shuffle, ui.family, described, **hidden),
-        ui.examples.click(tab.pick_example, ui.examples, [ui.family, *described], **hidden),
+        ui.shuffle.click(tab.shuffle, [ui.family, ui.look], texts, **HIDDEN),
+        ui.examples.click(tab.pick_example, [ui.examples, ui.look], [ui.family, *texts], **HIDDEN),
+        ui.look.input(tab.look, scene, ui.odds, validator=validate_scene, **HIDDEN),
     ]
     for choice in chosen:
-        choice.success(tab.preview, scene, [ui.camera, ui.status], **picture)
+        choice.success(tab.preview, scene, shown, **picture)
     gr.on(
         [ui.run.click, ui.words.submit],
         tab.rollout,
-        [ui.family, ui.seed, ui.words, ui.think],
-        [ui.camera, ui.status, ui.thoughts, ui.run, ui.stop, ui.video, ui.caption, ui.save_video, ui.save_log],
+        [*scene, ui.words, ui.think, ui.show_rings],
+        [*shown, ui.thoughts, ui.run, ui.stop, *steering, ui.thought, *replayed],
         validator=validate,
         trigger_mode="once",
         api_name="rollout",
-        api_description="Run one rollout. Inputs: task family, scene number, instruction, think aloud.",
+        api_description="Run one rollout. Inputs: task family, scene number, changed looks, instruction, think aloud, "
+        "rings in the recording.",
         **simulated,
     )
-    if example:  # Gradio serves a video's subtitles only when an event sets them
-        page.load(lambda: gr.Video(example.video, subtitles=example.subtitles), None, ui.video, **hidden)
-    else:
-        page.load(tab.preview, scene, [ui.camera, ui.status], **picture)
-    ui.stop.click(tab.stop, None, ui.stop, queue=False, **hidden)
+    restored = [*scene, *texts, ui.think, *shown, ui.thoughts, *replayed]
+    page.load(tab.open, None, list(dict.fromkeys(restored)), **HIDDEN)
+    if not shipped:
+        page.load(tab.preview, scene, shown, **picture)
+    ui.gallery.click(tab.pick_shipped, ui.gallery, replayed, **HIDDEN)
+    at_once: dict[str, Any] = {"queue": False, **HIDDEN}
+    ui.stop.click(tab.stop, None, ui.stop, **at_once)
+    ui.pause.click(tab.pause, ui.pause, None, **at_once)
+    ui.step.click(tab.step, None, None, **at_once)
+    checked: dict[str, Any] = {"validator": validate_words, **HIDDEN}
+    gr.on([ui.tell.click, ui.told.submit], tab.tell, ui.told, ui.told, **checked)
+    gr.on([ui.rethink.click, ui.thought.submit], tab.rethink, ui.thought, None, **checked)
+    return ui
 
 
 class Tab:
     """The handlers: each takes what the visitor chose and gives back what changes on the page."""
 
-    def __init__(self, ui: Widgets, pilot: Pilot, sessions: Sessions, recordings: Path) -> None:
+    def __init__(
+        self, ui: Widgets, pilot: Pilot, sessions: Sessions, recordings: Path, shipped: Sequence[Recording] = ()
+    ) -> None:
         self._ui = ui
         self._pilot = pilot
         self._sessions = sessions
         self._recordings = recordings
+        self._shipped = shipped
 
-    def describe(self, kind: str, seed: float, request: gr.Request) -> Updates:
+    def describe(self, kind: str, seed: float, look: list[Variation], request: gr.Request) -> Updates:
         """The words that go with a scene."""
-        return self._describe(scenes.spec(kind, int(seed)), request)
+        return self._describe(scenes.spec(kind, int(seed), vary=look), request)
 
-    def shuffle(self, kind: str, request: gr.Request) -> Updates:
+    def look(self, kind: str, seed: float, look: list[Variation], request: gr.Request) -> str:
+        """The odds of the same scene in another light, say; the visitor's words stay."""
+        return str(self.describe(kind, seed, look, request)[self._ui.odds])
+
+    def shuffle(self, kind: str, look: list[Variation], request: gr.Request) -> Updates:
         """Another scene of the same family."""
-        return self._describe(scenes.spec(kind, scenes.shuffled_seed()), request)
+        return self._describe(scenes.spec(kind, scenes.shuffled_seed(), vary=look), request)
 
-    def pick_example(self, index: int, request: gr.Request) -> Updates:
+    def pick_example(self, index: int, look: list[Variation], request: gr.Request) -> Updates:
         """One of the listed scenes with its words."""
         kind, seed, words = scenes.examples()[index]
-        return {self._ui.family: kind, **self._describe(scenes.spec(kind, seed, words), request)}
+        return {self._ui.family: kind, **self._describe(scenes.spec(kind, seed, words, look), request)}
 
     def _describe(self, spec: Scene, request: gr.Request) -> Updates:
         """Choosing another scene also ends the rollout in the old one."""
         self._sessions.stop(request.session_hash or "")
-        ui, kind = self._ui, spec.family
-        return {
-            ui.seed: spec.seed,
-            ui.words: spec.text,
-            ui.goal: goal_line(spec),
-            ui.odds: scenes.odds(kind, self._pilot.name),
-        }
+        return described(self._ui, spec, self._pilot.name)
 
-    def preview(self, kind: str, seed: float, request: gr.Request) -> Iterator[Updates]:
+    def preview(self, kind: str, seed: float, look: list[Variation], request: gr.Request) -> Iterator[Updates]:
         """Set the scene up and take its picture."""
         ui = self._ui
         yield {ui.status: status("Setting up the scene")}
         try:
             with self._sessions.hold(request.session_hash or "") as hold:
-                hold.simulator.reset(scenes.spec(kind, int(seed)))
-                yield {ui.camera: picture(hold.simulator.last_jpeg), ui.status: status("Ready to run")}
+                hold.simulator.reset(scenes.spec(kind, int(seed), vary=look))
+                jpeg = hold.simulator.last_jpeg
+                yield {ui.camera: camera_picture(jpeg), ui.status: status("Ready to run"), ui.rings: ""}
         except (Busy, WorkerError, ValueError) as error:
             yield {ui.status: failure(str(error))}
 
-    def rollout(self, kind: str, seed: float, words: str, think: bool, request: gr.Request) -> Iterator[Updates]:
-        """Play one rollout, show it while it happens, then its recording."""
-        ui, screen = self._ui, Screen(think)
-        command = Command(scenes.spec(kind, int(seed), words.strip()), think, int(seed))
-        recorder = Recorder(command, self._pilot.describe())
-        yield {
-            ui.run: gr.Button(interactive=False),
-            ui.stop: gr.Button(interactive=True),
+    def open(self, request: gr.Request) -> Updates:
+        """What a page that was just opened shows: the rollout its link names, otherwise the first shipped one."""
+        ui, linked = self._ui, str(request.query_params.get("run") or "")
+        shipped = self._replay(self._shipped[0], "Example, recorded earlier.") if self._shipped else {}
+        if not linked:
+            return shipped
+        recording = find(linked, self._recordings, scenes.EXAMPLES)
+        if recording is None:
+            gone = "That recording is no longer here: only the newest are kept. Press Run to make a new one."
+            return {**shipped, ui.status: failure(gone)}
+        spec, think = recording.scene(), bool(recording.about()["think"])
+        screen = Screen(think)
+        for event in recording.events():
+            screen.show(event)
+        return {
+            **described(ui, spec, self._pilot.name),
+            ui.family: spec.family,
+            ui.look: sorted(spec.vary),
+            ui.think: think,
+            ui.camera: recording.poster,
             ui.status: screen.status,
             ui.thoughts: screen.thoughts,
+            **self._replay(recording, "The rollout this link leads to.", autoplay=True),
+        }
+
+    def pick_shipped(self, index: int) -> Updates:
+        """Play one of the shipped rollouts."""
+        return self._replay(self._shipped[index], "Example, recorded earlier.", autoplay=True)
+
+    def rollout(
+        self,
+        kind: str,
+        seed: float,
+        look: list[Variation],
+        words: str,
+        think: bool,
+        show_rings: bool,
+        request: gr.Request,
+    ) -> Iterator[Updates]:
+        """Play one rollout, show it while it happens, then its recording."""
+        ui, screen = self._ui, Screen(think)
+        command = Command(scenes.spec(kind, int(seed), words.strip(), look), think, int(seed))
+        recorder = Recorder(command, self._pilot.describe(), self._pilot.fingerprint, show_rings)
+        yield {
+            ui.run: gr.Button(interactive=False),
+            **self._steerable(True),
+            ui.status: screen.status,
+            ui.thoughts: screen.thoughts,
+            ui.rings: "",
         }
         try:
             with self._sessions.hold(request.session_hash or "") as hold:
-                yield from self._await_model(hold)
+                if self._pilot.state == "loading":
+                    yield {ui.status: status("The model is still loading", "the rollout starts by itself")}
                 for event in self._play(command, hold):
                     recorder.add(event)
                     screen.show(event)
                     yield self._draw(event, screen)
         except (Busy, WorkerError) as error:
             yield {ui.status: failure(str(error))}
-        yield {ui.stop: gr.Button(interactive=False)}
+        yield self._steerable(False)
         if recorder.started:
             yield {ui.caption: "Saving the recording\u2026"}
             yield self._save(recorder)
@@ -152,61 +203,94 @@ class Tab:
         self._sessions.stop(request.session_hash or "")
         return gr.Button(interactive=False)
 
-    def _await_model(self, hold: Hold) -> Iterator[Updates]:
-        if self._pilot.state == "loading":
-            yield {self._ui.status: status("The model is still loading", "the rollout starts by itself")}
-        while self._pilot.state == "loading" and not hold.stop.wait(LOADING_POLL_S):
-            pass
+    def pause(self, label: str, request: gr.Request) -> None:
+        """Pause the rollout, or let a paused one go on; the rollout says so itself."""
+        self._sessions.steer(request.session_hash or "", "resume" if label == RESUME else "pause")
+
+    def step(self, request: gr.Request) -> None:
+        """One control step, then wait."""
+        self._sessions.steer(request.session_hash or "", "step")
+
+    def tell(self, words: str, request: gr.Request) -> str:
+        """Give the rollout other words; what nobody was there to hear stays in the box."""
+        return "" if self._sessions.steer(request.session_hash or "", "instruct", words.strip()) else words
+
+    def rethink(self, thought: str, request: gr.Request) -> None:
+        """Let the model act on the visitor's thought instead of its own."""
+        self._sessions.steer(request.session_hash or "", "rethink", thought.strip())
+
+    def _steerable(self, running: bool) -> Updates:
+        ui = self._ui
+        buttons = {button: gr.Button(interactive=running) for button in (ui.stop, ui.step, ui.tell, ui.rethink)}
+        return {**buttons, ui.pause: gr.Button(PAUSE, interactive=running)}
 
     def _play(self, command: Command, hold: Hold) -> Iterator[Event]:
         """The controller's events; what nobody foresaw becomes one plain line here and a traceback in the log."""
-        if self._pilot.state == "failed":
-            yield Failure(f'{self._pilot.error} Run "python app.py doctor" to see what is missing.')
-            return
-        if hold.stop.is_set():
-            yield Failure("Stopped before the model was loaded.")
+        if problem := problem_when_loaded(self._pilot, hold.steering.stop):
+            yield Failure(problem)
             return
         try:
             policy = self._pilot.policy(hold.simulator, command.spec, command.think)
-            yield from controller.run(command, hold.simulator, policy, hold.stop)
+            yield from controller.run(command, hold.simulator, policy, hold.steering)
         except Exception:
             log.exception("a rollout failed")
             yield Failure("Something broke on our side; the server's log says what. Press Run to try again.")
 
     def _draw(self, event: Event, screen: Screen) -> Updates:
-        updates: Updates = {self._ui.status: screen.status}
+        ui = self._ui
+        updates: Updates = {ui.status: screen.status}
         if isinstance(event, SceneReady | Frame):
-            updates[self._ui.camera] = picture(event.jpeg)
-        if not isinstance(event, Frame):
-            updates[self._ui.thoughts] = screen.thoughts
+            updates[ui.camera] = camera_picture(event.jpeg)
+        else:
+            updates[ui.thoughts] = screen.thoughts
+        if isinstance(event, Planned | Outcome | Failure):
+            updates[ui.rings] = screen.rings
+        if isinstance(event, Steered) and event.order in ("pause", "step", "resume"):
+            updates[ui.pause] = gr.Button(PAUSE if event.order == "resume" else RESUME)
+        if isinstance(event, Steered) and event.order == "pause":
+            updates[ui.thought] = screen.thought
         return updates
 
     def _save(self, recorder: Recorder) -> Updates:
-        ui = self._ui
         try:
-            recording = recorder.save(self._recordings)
+            return self._replay(recorder.save(self._recordings), "Your last rollout.")
         except RecordingError as error:
-            return {ui.caption: str(error)}
+            return {self._ui.caption: str(error)}
+
+    def _replay(self, recording: Recording, lead: str, autoplay: bool = False) -> Updates:
+        """A recording in the lower half of the tab."""
+        ui = self._ui
         return {
-            ui.video: gr.Video(recording.video, subtitles=recording.subtitles),
-            ui.caption: caption_of(recording, "Your last rollout."),
+            ui.video: gr.Video(recording.video, subtitles=recording.subtitles, autoplay=autoplay),
+            ui.timeline: timeline(recording, "video"),
+            ui.caption: caption_of(recording, lead, self._pilot.fingerprint),
             ui.save_video: gr.DownloadButton(value=recording.video, visible=True),
             ui.save_log: gr.DownloadButton(value=recording.log, visible=True),
         }
 
 
-def validate_scene(kind: str, seed: float | None) -> list[dict[str, Any]]:
+def described(ui: Widgets, spec: Scene, model: str) -> Updates:
+    """The words, the rule and the odds of a scene."""
+    odds = scenes.odds(spec.family, model)
+    if spec.vary:
+        odds += " Measured with the usual light, table and camera."
+    return {ui.seed: spec.seed, ui.words: spec.text, ui.goal: goal_line(spec), ui.odds: odds}
+
+
+def validate_scene(kind: str, seed: float | None, *others: Any) -> list[dict[str, Any]]:
     """Refuse a scene that does not exist, beside the box it was typed into."""
     problem = scenes.seed_problem(seed)
-    return [gr.validate(True, ""), gr.validate(problem is None, problem or "")]
+    return [FINE, gr.validate(problem is None, problem or ""), *[FINE] * len(others)]
 
 
-def validate(kind: str, seed: float | None, words: str | None, think: bool) -> list[dict[str, Any]]:
-    """Refuse bad input in the same way, before anything starts."""
+def validate_words(words: str | None) -> dict[str, Any]:
+    """Refuse words that are none, or too many, in the same way."""
     problem = scenes.words_problem(words)
-    return [*validate_scene(kind, seed), gr.validate(problem is None, problem or ""), gr.validate(True, "")]
+    return gr.validate(problem is None, problem or "")
 
 
-def picture(jpeg: bytes) -> PIL.Image.Image:
-    """A camera frame for gr.Image."""
-    return PIL.Image.open(io.BytesIO(jpeg))
+def validate(
+    kind: str, seed: float | None, look: list[Variation], words: str | None, think: bool, show_rings: bool
+) -> list[dict[str, Any]]:
+    """Refuse bad input before anything starts."""
+    return [*validate_scene(kind, seed, look), validate_words(words), FINE, FINE]

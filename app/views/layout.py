@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
 from app import scenes
+from app.events import Outcome
 from app.pilots import Pilot
 from app.recording import Recording
 from app.views.screen import status, thoughts_hint
 from sim.twins import Scene
 
+PAUSE, RESUME = "Pause", "Resume"
 THOUGHTS_HINT = "What the model writes before it moves shows up here."
 
 
@@ -20,97 +23,155 @@ class Widgets:
     """Everything on the tab that changes."""
 
     camera: gr.Image
+    rings: gr.HTML
     status: gr.HTML
+    thoughts: gr.HTML
     family: gr.Dropdown
     seed: gr.Number
     shuffle: gr.Button
+    look: gr.CheckboxGroup
     words: gr.Textbox
     goal: gr.Markdown
     examples: gr.Dataset
     think: gr.Checkbox
+    show_rings: gr.Checkbox
     run: gr.Button
     stop: gr.Button
     odds: gr.Markdown
-    thoughts: gr.HTML
+    pause: gr.Button
+    step: gr.Button
+    told: gr.Textbox
+    tell: gr.Button
+    thought: gr.Textbox
+    rethink: gr.Button
     video: gr.Video
+    timeline: gr.HTML
     caption: gr.Markdown
     save_video: gr.DownloadButton
     save_log: gr.DownloadButton
+    gallery: gr.Dataset
 
 
-def layout(pilot: Pilot, example: Recording | None) -> Widgets:
-    """The widgets, filled with the shipped example, so that the page says something before anything has started."""
-    first = example.scene() if example else scenes.spec("put_on", scenes.FIRST_SEED)
-    kind, seed = first.family, first.seed
+def layout(pilot: Pilot, shipped: list[Recording]) -> Widgets:
+    """The widgets, filled with the first shipped rollout, so that the page says something before anything started."""
+    first = shipped[0].scene() if shipped else scenes.spec("put_on", scenes.FIRST_SEED)
     with gr.Row(elem_id="stage"):
         with gr.Column(scale=3, min_width=320):
-            camera = gr.Image(
-                example and example.poster,
-                format="jpeg",
-                show_label=False,
-                interactive=False,
-                buttons=[],
-                elem_id="camera",
-            )
-            line = gr.HTML(status("Press Run, or watch the example below"), elem_id="status", padding=False)
-            with gr.Accordion("Thoughts", open=True):
-                thoughts = gr.HTML(thoughts_hint(THOUGHTS_HINT), elem_id="thoughts", padding=False)
+            seen = _view(shipped)
         with gr.Column(scale=2, min_width=320):
-            words = gr.Textbox(first.text, label="Instruction", lines=1, max_lines=4, autofocus=True, elem_id="words")
-            with gr.Row(elem_id="go"):
-                run = gr.Button("Run", variant="primary", elem_id="run", min_width=100)
-                stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=90)
-                think = gr.Checkbox(True, label="Think aloud", container=False, elem_id="think", min_width=150)
-            odds = gr.Markdown(scenes.odds(kind, pilot.name), elem_id="odds")
-            examples = gr.Dataset(
-                components=["textbox"],
-                samples=[[text] for _, _, text in scenes.examples()],
-                type="index",
-                label="Try one",
-                elem_id="examples",
-            )
-            with gr.Row(elem_id="scene", equal_height=False):
-                family = gr.Dropdown(
-                    list(scenes.families().items()), value=kind, label="Task", scale=3, elem_id="family", min_width=150
-                )
-                seed_box = gr.Number(seed, label="Scene", precision=0, scale=2, elem_id="seed", min_width=100)
-                shuffle = gr.Button("Shuffle", scale=0, elem_id="shuffle", min_width=104)
-            goal = gr.Markdown(goal_line(first), elem_id="goal")
+            chosen = _controls(first, pilot)
+            steered = _steering()
     with gr.Row(elem_id="recording"):
-        with gr.Column(scale=3, min_width=320):
-            video = gr.Video(
-                example and example.video,
-                subtitles=example and example.subtitles,
-                show_label=False,
-                interactive=False,
-                buttons=[],
-                elem_id="video",
-            )
-        with gr.Column(scale=2, min_width=320):
-            told = caption_of(example, "Example, recorded earlier.") if example else ""
-            caption = gr.Markdown(told, elem_id="caption")
-            video_file, log_file, there = example and example.video, example and example.log, example is not None
-            save_video = gr.DownloadButton("Download video", value=video_file, visible=there, size="sm")
-            save_log = gr.DownloadButton("Download log (JSONL)", value=log_file, visible=there, size="sm")
-    return Widgets(
-        camera=camera,
-        status=line,
-        thoughts=thoughts,
-        words=words,
-        run=run,
-        stop=stop,
-        think=think,
-        odds=odds,
-        examples=examples,
-        family=family,
-        seed=seed_box,
-        shuffle=shuffle,
-        goal=goal,
-        video=video,
-        caption=caption,
-        save_video=save_video,
-        save_log=save_log,
+        recorded = _recording(shipped)
+    return Widgets(**seen, **chosen, **steered, **recorded)
+
+
+def _view(shipped: list[Recording]) -> dict[str, Any]:
+    """The camera with the rings over it, and what is said about it."""
+    with gr.Group(elem_id="view"):
+        camera = gr.Image(
+            shipped[0].poster if shipped else None,
+            format="jpeg",
+            show_label=False,
+            interactive=False,
+            buttons=[],
+            elem_id="camera",
+        )
+        rings = gr.HTML(elem_id="rings", padding=False)
+    line = gr.HTML(status("Press Run, or watch the example below"), elem_id="status", padding=False)
+    with gr.Accordion("Thoughts", open=True):
+        thoughts = gr.HTML(thoughts_hint(THOUGHTS_HINT), elem_id="thoughts", padding=False)
+    return {"camera": camera, "rings": rings, "status": line, "thoughts": thoughts}
+
+
+def _controls(first: Scene, pilot: Pilot) -> dict[str, Any]:
+    """What to do, in which scene."""
+    kind = first.family
+    words = gr.Textbox(first.text, label="Instruction", lines=1, max_lines=4, autofocus=True, elem_id="words")
+    with gr.Row(elem_id="go"):
+        run = gr.Button("Run", variant="primary", elem_id="run", min_width=100)
+        stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=90)
+    with gr.Row(elem_id="how"):
+        think = gr.Checkbox(True, label="Think aloud", container=False, elem_id="think", min_width=120)
+        show_rings = gr.Checkbox(label="Show where it looks", container=False, elem_id="show-rings", min_width=160)
+    odds = gr.Markdown(scenes.odds(kind, pilot.name), elem_id="odds")
+    examples = gr.Dataset(
+        components=["textbox"],
+        samples=[[text] for _, _, text in scenes.examples()],
+        type="index",
+        label="Try one",
+        elem_id="examples",
     )
+    with gr.Row(elem_id="scene", equal_height=False):
+        family = gr.Dropdown(
+            list(scenes.families().items()), value=kind, label="Task", scale=3, elem_id="family", min_width=150
+        )
+        seed = gr.Number(first.seed, label="Scene", precision=0, scale=2, elem_id="seed", min_width=100)
+        shuffle = gr.Button("Shuffle", scale=0, elem_id="shuffle", min_width=104)
+    goal = gr.Markdown(goal_line(first), elem_id="goal")
+    look = gr.CheckboxGroup(
+        list(scenes.LOOKS.items()), value=sorted(first.vary), label="Does it really look? Change the", elem_id="look"
+    )
+    return {
+        "words": words,
+        "run": run,
+        "stop": stop,
+        "think": think,
+        "show_rings": show_rings,
+        "odds": odds,
+        "examples": examples,
+        "family": family,
+        "seed": seed,
+        "shuffle": shuffle,
+        "goal": goal,
+        "look": look,
+    }
+
+
+def _steering() -> dict[str, Any]:
+    """What can be done while a rollout is under way."""
+    with gr.Accordion("Steer it while it runs", open=False, elem_id="steer"):
+        with gr.Row(elem_id="pace"):
+            pause = gr.Button(PAUSE, interactive=False, elem_id="pause", min_width=90)
+            step = gr.Button("Single step", interactive=False, elem_id="step", min_width=110)
+        told = gr.Textbox(label="New instruction", lines=1, max_lines=3, elem_id="told")
+        tell = gr.Button("Tell it", interactive=False, size="sm", elem_id="tell")
+        thought = gr.Textbox(
+            label="Its thought",
+            info="Pause fills in the latest; change it and let the model act on your words.",
+            lines=1,
+            max_lines=4,
+            elem_id="thought",
+        )
+        rethink = gr.Button("Act on this thought", interactive=False, size="sm", elem_id="rethink")
+    return {"pause": pause, "step": step, "told": told, "tell": tell, "thought": thought, "rethink": rethink}
+
+
+def _recording(shipped: list[Recording]) -> dict[str, Any]:
+    """A finished rollout, and others to choose from."""
+    with gr.Column(scale=3, min_width=320):
+        video = gr.Video(show_label=False, interactive=False, buttons=[], elem_id="video")
+        line = gr.HTML(elem_id="timeline", padding=False)
+    with gr.Column(scale=2, min_width=320):
+        caption = gr.Markdown(elem_id="caption")
+        save_video = gr.DownloadButton("Download video", visible=False, size="sm")
+        save_log = gr.DownloadButton("Download log (JSONL)", visible=False, size="sm")
+        gallery = gr.Dataset(
+            components=["textbox"],
+            samples=[[title(recording)] for recording in shipped],
+            type="index",
+            label="Recorded earlier",
+            visible=bool(shipped),
+            elem_id="gallery",
+        )
+    return {
+        "video": video,
+        "timeline": line,
+        "caption": caption,
+        "save_video": save_video,
+        "save_log": save_log,
+        "gallery": gallery,
+    }
 
 
 def goal_line(spec: Scene) -> str:
@@ -118,9 +179,20 @@ def goal_line(spec: Scene) -> str:
     return f"Judged by the scene, not by your words: success when {spec.rule}."
 
 
-def caption_of(recording: Recording, lead: str) -> str:
-    """A few words beside the video."""
-    return f"**{lead}** \u201c{plain(recording.scene().text)}\u201d\n\n{plain(recording.model())}"
+def title(recording: Recording) -> str:
+    """A shipped rollout in a list: its words and how it ended."""
+    end = recording.events()[-1]
+    sign = "\u2713" if isinstance(end, Outcome) and end.success else "\u2717"
+    return f"{sign} {recording.scene().text}"
+
+
+def caption_of(recording: Recording, lead: str, fingerprint: str) -> str:
+    """A few words beside the video; `fingerprint` is that of the weights that drive now."""
+    told = f"**{lead}** \u201c{plain(recording.scene().text)}\u201d\n\n{plain(recording.model())}"
+    driven_by = recording.about().get("fingerprint", "")
+    if driven_by and driven_by != fingerprint:
+        told += f"\n\nThe weights were others ({plain(driven_by)}) than those that drive now."
+    return f"{told}\n\n[Link to this rollout](?run={recording.id})"
 
 
 def plain(text: str) -> str:

@@ -1,10 +1,12 @@
-"""What the page shows of one rollout, drawn from its events: the line under the camera and the thoughts."""
+"""What the page shows of one rollout, drawn from its events: status line, rings, and the log of thoughts and orders."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
 from html import escape
 
+from app import overlay
 from app.events import (
     Event,
     Failure,
@@ -12,21 +14,37 @@ from app.events import (
     Outcome,
     Planned,
     SceneReady,
+    Steered,
     ThoughtDone,
     ThoughtStarted,
     ThoughtToken,
 )
+from app.overlay import Focus
+from app.steering import ORDERS
 from sim.interface import CONTROL_HZ
 
 
+@dataclass
+class Entry:
+    """One paragraph of the log: words with the action expert's share in each, where it is known."""
+
+    step: int
+    words: list[tuple[str, float | None]] = field(default_factory=list)
+    order: str = ""
+    """What the visitor did; empty for a thought."""
+
+
 class Screen:
-    """Takes events and keeps what the page shows up to date: `status` and `thoughts`, both HTML."""
+    """Takes events and keeps what the page shows up to date: `status`, `thoughts` and `rings`, all HTML."""
 
     def __init__(self, think: bool) -> None:
         self.status = status("Setting up the scene")
+        self.thought = ""
+        """The latest whole thought."""
         self._off = "" if think else "Thinking is off: straight from the picture to the action."
-        self._thoughts: list[tuple[int, str]] = []
-        self._writing = False
+        self._log: list[Entry] = []
+        self._focus: Focus | None = None
+        self._writing = self._paused = False
         self._limit = 0
         self._started = 0.0
         self._plan = ""
@@ -38,40 +56,73 @@ class Screen:
                 self._limit, self._started = event.spec.limit, time.monotonic()
                 self.status = status("Scene ready")
             case ThoughtStarted(step=step):
-                self._thoughts.append((step, ""))
+                self._log.append(Entry(step))
                 self._writing = True
                 self.status = status(self._progress(step), "thinking")
-            case ThoughtToken(text=text):
-                step, words = self._thoughts[-1]
-                self._thoughts[-1] = (step, words + text)
-            case ThoughtDone():
-                self._writing = False
-            case Planned(timings=timings) if timings:
-                self._plan = f"planned in {sum(timings.values()):.0f} ms"
+            case ThoughtToken(text=text, gate=gate):
+                self._log[-1].words.append((text, gate))
+            case ThoughtDone(text=text):
+                self._writing, self.thought = False, text
+            case Planned(timings=timings, focus=focus):
+                self._focus = focus
+                if timings:
+                    self._plan = f"planned in {sum(timings.values()):.0f} ms"
             case Frame(step=step):
                 rate = step / max(time.monotonic() - self._started, 1e-3)
                 pace = f"{rate:.1f} steps/s ({rate / CONTROL_HZ:.1f}\u00d7 real time)"
-                self.status = status(self._progress(step), f"{step / CONTROL_HZ:.1f} s simulated", pace, self._plan)
+                details = [f"{step / CONTROL_HZ:.1f} s simulated", *([] if self._paused else [pace, self._plan])]
+                self.status = status("Paused" if self._paused else self._progress(step), *details)
+            case Steered(order="pause" | "step" | "resume" as order, step=step):
+                self._paused = order != "resume"
+                self.status = status("Paused" if self._paused else self._progress(step), f"before step {step + 1}")
+            case Steered(order=order, step=step, text=text, problem=problem) if text:
+                note = f"{ORDERS[order]}, refused" if problem else ORDERS[order]
+                self._log.append(Entry(step, [(problem or text, None)], note))
+                if order == "rethink" and not problem:
+                    self.thought = text
             case Outcome():
-                self.status = verdict(event)
+                self.status, self._focus = verdict(event), None
             case Failure(message=message):
-                self.status = failure(message)
+                self.status, self._focus = failure(message), None
+
+    @property
+    def rings(self) -> str:
+        """Where the policy is about to act."""
+        return overlay.svg(self._focus)
 
     @property
     def thoughts(self) -> str:
-        """Every thought so far with the step it was written at; whatever was typed or decoded is shown as text."""
-        if not self._thoughts:
+        """Every thought and order so far with its step; whatever was typed or decoded is shown as text."""
+        if not self._log:
             return thoughts_hint(self._off)
-        last = len(self._thoughts) - 1
+        last = self._log[-1]
         lines = [
-            f'<p><span class="when">step {step}</span><span class="{"writing" if self._writing and i == last else ""}">'
-            f"{escape(words)}</span></p>"
-            for i, (step, words) in enumerate(self._thoughts)
+            f'<p><span class="when">step {entry.step}</span>'
+            + (f'<span class="order">{escape(entry.order)}:</span> ' if entry.order else "")
+            + f'<span class="{"writing" if self._writing and entry is last else ""}">{_words(entry)}</span></p>'
+            for entry in self._log
         ]
-        return f'<div class="thoughts" role="log">{"".join(lines)}</div>'
+        gated = any(gate is not None for entry in self._log for _, gate in entry.words)
+        return f'<div class="thoughts" role="log">{"".join(lines)}{GATE_LEGEND if gated else ""}</div>'
 
     def _progress(self, step: int) -> str:
         return f"Step {step} of {self._limit}"
+
+
+GATE_LEGEND = (
+    '<p class="gate-legend"><i style="--gate: 0"></i>language expert <i style="--gate: 1"></i>action expert: '
+    "whose weights each word came from</p>"
+)
+
+
+def _words(entry: Entry) -> str:
+    """The words, with a strip of colour under those whose gate is known."""
+    return "".join(
+        escape(text)
+        if gate is None
+        else f'<span class="gated" style="--gate: {gate:.2f}" title="action expert {gate:.0%}">{escape(text)}</span>'
+        for text, gate in entry.words
+    )
 
 
 def thoughts_hint(text: str) -> str:

@@ -67,7 +67,7 @@ class Photo:
     def run(self) -> tuple[str, str]:
         """A series of pictures, and the part of it that shares a split: neighbouring numbers."""
         path = Path(self.file)
-        match = re.fullmatch(r"(.*?)[-_]?(\d{1,3})", path.stem)
+        match = re.fullmatch(r"(|.*\D)(\d{1,3})", path.stem)
         return (f"{path.parent}/{match[1]}", str(int(match[2]) // RUN)) if match else (str(path.parent), path.stem)
 
 

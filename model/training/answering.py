@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
+from model.data.photos import PhotoSet, held_out
 from model.data.questions import Turn
 from model.instructvla import InstructVLA
 from model.language import IGNORE
 from model.prompts import Prompter, collate
+from model.vision import preprocess
 
 BATCH = 24
 
@@ -49,6 +52,32 @@ def shares(marks: Iterable[tuple[str, bool]]) -> dict[str, float]:
         right[kind].append(mark)
     every = [mark for kind in right.values() for mark in kind]
     return {"exact match": sum(every) / len(every)} | {kind: sum(m) / len(m) for kind, m in sorted(right.items())}
+
+
+def photo_scores(
+    model: InstructVLA, prompter: Prompter, photos: PhotoSet, limit: int, seed: int = 0
+) -> dict[str, float]:
+    """How `limit` photographs of a split are answered about.
+
+    "exact match" over all questions and per kind; "closed set", the share of "what is this" where the right one of
+    `PhotoSet.names` is the most likely; "questions", their number.
+    """
+    chosen = random.Random(seed).sample(range(len(photos)), min(limit, len(photos)))
+    asked: dict[int, list[Turn]] = {index: [] for index in chosen}
+    for index, turn in held_out(photos, seed):
+        if index in asked:
+            asked[index].append(turn)
+    marks: list[tuple[str, bool]] = []
+    closed: list[bool] = []
+    for index, turns in asked.items():
+        if not turns:
+            continue
+        pixels = preprocess(photos.image(index), model.config.vision)
+        marks += zip((turn.kind for turn in turns), exact(model, prompter, pixels, turns), strict=True)
+        for turn in turns:
+            if turn.kind == "photo what":
+                closed.append(best_answer(model, prompter, pixels, turn.question, photos.names) == turn.answer)
+    return shares(marks) | {"closed set": sum(closed) / max(1, len(closed)), "questions": len(marks)}
 
 
 @torch.no_grad()

@@ -23,10 +23,10 @@ from model import checkpoints
 from model.checkpoints import Loaded
 from model.data.episodes import EpisodeDataset, EpisodeRow
 from model.data.phrases import Kind
-from model.data.questions import load_catalog
 from model.data.scenes import SceneDataset
 from model.data.splits import Split
 from model.data.statistics import ActionStatistics
+from model.data.things import catalog_of, load_catalog
 from model.data.vla_it import AnnotatedEpisode, read_vla_it
 from model.instructvla import InstructVLA
 from model.language import IGNORE
@@ -43,7 +43,7 @@ ACTION, LANGUAGE = 0, 1
 NEAR = 0.05
 """A point this close to the true one, in shares of the picture, has found its object."""
 TEST_SEQUENCES = 6
-ACTION_GATE = 0.75
+ACTION_GATE = 0.95
 """Weight of the action expert on every token before the scale head has learned anything."""
 CAPTION_REQUEST = "Describe what is on the table."
 """VLA-IT files hold captions without a request for one."""
@@ -290,7 +290,7 @@ def run(
     model, prompter, statistics = loaded.model, loaded.prompter, loaded.statistics
     assert statistics is not None
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    catalog, pictures = load_catalog(), settings.multimodal_pictures
+    catalog, pictures = catalog_of(load_catalog(), "train"), settings.multimodal_pictures
     questions = SceneQuestions(SceneDataset(scenes, "train"), catalog, prompter, model.config, pictures, seed)
     held_out = SceneDataset(scenes, "held_out")
     sets = {split: EpisodeDataset(data, split=split) for split in ("train", "held_out")}

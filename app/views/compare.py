@@ -1,0 +1,406 @@
+"""Compare tab: the same scenes with thinking on and off, side by side, one pair after the other."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from app import scenes
+from app.compare import ARMS, Comparison, Pair, Trial, add_up, play_pair, record_vote
+from app.controller import Simulator, ThinkingPolicy
+from app.events import Command, Event, Failure, Frame, Outcome, SceneReady
+from app.pilots import Pilot, problem_when_loaded
+from app.recording import Recorder, RecordingError, find
+from app.sessions import Busy, Hold, Sessions
+from app.timeline import timeline
+from app.views.layout import caption_of
+from app.views.screen import Screen, failure, status, thoughts_hint
+from app.views.widgets import FINE, HIDDEN, SIMULATOR_QUEUE, Updates, camera_picture
+from sim.tasks import Kind
+from sim.worker import WorkerError
+
+log = logging.getLogger(__name__)
+
+SIDES = ("left", "right")
+COUNTS = (1, 5, 10)
+VOTES = {
+    "left": "Left did better",
+    "right": "Right did better",
+    "equal": "No difference",
+    "bad": "Both bad",
+}
+
+
+@dataclass(frozen=True)
+class Widgets:
+    """Everything on the tab that changes; tuples hold left and right."""
+
+    family: gr.Dropdown
+    seed: gr.Number
+    words: gr.Textbox
+    count: gr.Radio
+    blind: gr.Checkbox
+    run: gr.Button
+    stop: gr.Button
+    status: gr.HTML
+    titles: tuple[gr.HTML, gr.HTML]
+    cameras: tuple[gr.Image, gr.Image]
+    lines: tuple[gr.HTML, gr.HTML]
+    thoughts: tuple[gr.HTML, gr.HTML]
+    votes: dict[str, gr.Button]
+    figures: gr.HTML
+    pairs: gr.Dataset
+    videos: tuple[gr.Video, gr.Video]
+    timelines: tuple[gr.HTML, gr.HTML]
+    captions: tuple[gr.Markdown, gr.Markdown]
+    played: gr.State
+    pending: gr.State
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A blind pair that waits for its vote; `sides` are indices of `ARMS`, left first."""
+
+    pair: Pair
+    sides: tuple[int, int]
+
+
+def build(pilot: Pilot, sessions: Sessions, recordings: Path) -> None:
+    """Lay out the tab and wire it up."""
+    ui = layout()
+    tab = Tab(ui, pilot, sessions, recordings)
+    arms = [*ui.titles, *ui.cameras, *ui.lines, *ui.thoughts]
+    buttons = [ui.run, ui.stop, *ui.votes.values()]
+    results = [ui.status, ui.figures, ui.pairs, ui.played, ui.pending]
+    ui.run.click(
+        tab.run,
+        [ui.family, ui.seed, ui.words, ui.count, ui.blind, ui.played],
+        [*arms, *buttons, *results, ui.seed],
+        validator=validate,
+        trigger_mode="once",
+        concurrency_id=SIMULATOR_QUEUE,
+        concurrency_limit=sessions.size,
+        **HIDDEN,
+    )
+    ui.stop.click(tab.stop, None, ui.stop, queue=False, **HIDDEN)
+    ui.blind.input(lambda blind: gr.Radio(value=1, interactive=not blind), ui.blind, ui.count, **HIDDEN)
+    for name, button in ui.votes.items():
+        chosen = gr.State(name)
+        button.click(tab.vote, [chosen, ui.played, ui.pending], [*ui.titles, *buttons, *results], **HIDDEN)
+    ui.pairs.click(tab.replay, [ui.pairs, ui.played], [*ui.videos, *ui.timelines, *ui.captions, ui.status], **HIDDEN)
+
+
+def layout() -> Widgets:
+    """The widgets, empty."""
+    with gr.Row(elem_id="compare-what", equal_height=False):
+        family = gr.Dropdown(
+            list(scenes.FAMILIES.items()), value="put_on", label="Task", elem_id="compare-family", min_width=150
+        )
+        seed = gr.Number(scenes.FIRST_SEED, label="First scene", precision=0, elem_id="compare-seed", min_width=110)
+        words = gr.Textbox(
+            label="Instruction",
+            placeholder="each scene's own",
+            lines=1,
+            scale=3,
+            elem_id="compare-words",
+            min_width=220,
+        )
+    with gr.Row(elem_id="compare-go"):
+        count = gr.Radio(list(COUNTS), value=1, label="Pairs", elem_id="compare-count", min_width=160)
+        blind = gr.Checkbox(label="Blind: hide which is which until I vote", elem_id="blind", min_width=220)
+        run = gr.Button("Run", variant="primary", elem_id="compare-run", min_width=90)
+        stop = gr.Button("Stop", interactive=False, elem_id="compare-stop", min_width=90)
+    line = gr.HTML(
+        status("Each pair: the same scene and the same random draws, once thinking and once not"),
+        elem_id="compare-status",
+        padding=False,
+    )
+    titles, cameras, lines, thoughts = [], [], [], []
+    with gr.Row(elem_id="arms"):
+        for side, arm in zip(SIDES, ARMS, strict=True):
+            with gr.Column(min_width=300):
+                titles.append(gr.HTML(heading(arm), padding=False))
+                cameras.append(
+                    gr.Image(
+                        format="jpeg",
+                        show_label=False,
+                        interactive=False,
+                        buttons=[],
+                        elem_id=f"camera-{side}",
+                        elem_classes="arm-camera",
+                    )
+                )
+                lines.append(gr.HTML(status("Not started"), elem_id=f"status-{side}", padding=False))
+                thoughts.append(gr.HTML(thoughts_hint(""), elem_id=f"thoughts-{side}", padding=False))
+    with gr.Row(elem_id="votes"):
+        votes = {
+            name: gr.Button(label, interactive=False, size="sm", elem_id=f"vote-{name}", min_width=130)
+            for name, label in VOTES.items()
+        }
+    figures = gr.HTML(elem_id="figures", padding=False)
+    pairs = gr.Dataset(
+        components=["textbox"] * 3,
+        headers=["Scene", *ARMS],
+        samples=[],
+        type="index",
+        label="Finished pairs: click one to watch it again",
+        visible=False,
+        elem_id="pairs",
+    )
+    videos, timelines, captions = [], [], []
+    with gr.Row(elem_id="replays"):
+        for side in SIDES:
+            with gr.Column(min_width=300):
+                videos.append(
+                    gr.Video(show_label=False, interactive=False, buttons=[], visible=False, elem_id=f"video-{side}")
+                )
+                timelines.append(gr.HTML(padding=False))
+                captions.append(gr.Markdown())
+    return Widgets(
+        family=family,
+        seed=seed,
+        words=words,
+        count=count,
+        blind=blind,
+        run=run,
+        stop=stop,
+        status=line,
+        titles=(titles[0], titles[1]),
+        cameras=(cameras[0], cameras[1]),
+        lines=(lines[0], lines[1]),
+        thoughts=(thoughts[0], thoughts[1]),
+        votes=votes,
+        figures=figures,
+        pairs=pairs,
+        videos=(videos[0], videos[1]),
+        timelines=(timelines[0], timelines[1]),
+        captions=(captions[0], captions[1]),
+        played=gr.State([]),
+        pending=gr.State(None),
+    )
+
+
+class Tab:
+    """The handlers: each takes what the visitor chose and gives back what changes on the page."""
+
+    def __init__(self, ui: Widgets, pilot: Pilot, sessions: Sessions, recordings: Path) -> None:
+        self._ui = ui
+        self._pilot = pilot
+        self._sessions = sessions
+        self._recordings = recordings
+
+    def run(
+        self, kind: Kind, seed: float, words: str, count: int, blind: bool, played: list[Pair], request: gr.Request
+    ) -> Iterator[Updates]:
+        """Play `count` pairs on consecutive scenes and add them up as they finish; a blind one waits for its vote."""
+        ui, seed = self._ui, int(seed)
+        yield {ui.run: gr.Button(interactive=False), ui.stop: gr.Button(interactive=True)}
+        rounds = 1 if blind else int(count)
+        for number in range(rounds):
+            sides = (1, 0) if blind and random.random() < 0.5 else (0, 1)
+            yield {ui.status: status(f"Pair {number + 1} of {rounds}", f"scene {seed}"), **self._arms(sides, blind)}
+            duel = Duel(self._pilot, self._recordings, sides, blind)
+            try:
+                with self._sessions.hold(request.session_hash or "", wanted=2) as hold:
+                    for side, event in duel.play(kind, seed, words, hold):
+                        yield self._draw(side, event, duel)
+            except (Busy, WorkerError) as error:
+                yield {ui.status: failure(str(error))}
+                break
+            if duel.problem:
+                yield {ui.status: failure(duel.problem)}
+                break
+            pair = duel.finished()
+            if pair is None:
+                yield {ui.status: status("Stopped", "the unfinished pair does not count")}
+                break
+            seed = min(seed + 1, scenes.LAST_SEED)
+            yield {ui.seed: seed}
+            if blind:
+                ask = {button: gr.Button(interactive=True) for button in ui.votes.values()}
+                yield {**ask, ui.pending: Pending(pair, sides), ui.status: status("Which arm did better?")}
+                yield {ui.stop: gr.Button(interactive=False)}  # Run comes back with the vote
+                return
+            played = [*played, pair]
+            yield {ui.status: status(f"{number + 1} of {rounds} done"), **self._results(played)}
+        yield {ui.run: gr.Button(interactive=True), ui.stop: gr.Button(interactive=False)}
+
+    def stop(self, request: gr.Request) -> gr.Button:
+        """End the running pair within one control step."""
+        self._sessions.stop(request.session_hash or "")
+        return gr.Button(interactive=False)
+
+    def vote(self, vote: str, played: list[Pair], pending: Pending | None) -> Updates:
+        """Keep the vote, say which arm was which, and count the pair."""
+        ui = self._ui
+        buttons = {button: gr.Button(interactive=False) for button in ui.votes.values()}
+        if pending is None:
+            return buttons
+        pair, sides = pending.pair, pending.sides
+        told = f"You said: {VOTES[vote].lower()}"
+        try:
+            arms = {side: ARMS[arm] for side, arm in zip(SIDES, sides, strict=True)}
+            who = {"model": self._pilot.name, "fingerprint": self._pilot.fingerprint}
+            file = self._recordings.with_name("votes.jsonl")
+            record_vote(file, {"vote": vote, **arms, **asdict(pair), **who})
+        except OSError as error:
+            told = f"The vote could not be kept: {error.strerror or 'the disk refused'}"
+        return {
+            **buttons,
+            **{ui.titles[side]: heading(ARMS[arm]) for side, arm in enumerate(sides)},
+            **self._results([*played, pair]),
+            ui.pending: None,
+            ui.status: status(told),
+            ui.run: gr.Button(interactive=True),
+        }
+
+    def replay(self, index: int, played: list[Pair]) -> Updates:
+        """Both recordings of a finished pair."""
+        ui = self._ui
+        updates: Updates = {}
+        for side, (arm, trial) in enumerate(zip(ARMS, played[index].trials, strict=True)):
+            recording = find(trial.recording, self._recordings)
+            if recording is None:
+                return {ui.status: failure("That recording is no longer here: only the newest are kept.")}
+            updates |= {
+                ui.videos[side]: gr.Video(
+                    recording.video, subtitles=recording.subtitles, autoplay=True, visible=True
+                ),
+                ui.timelines[side]: timeline(recording, f"video-{SIDES[side]}"),
+                ui.captions[side]: caption_of(recording, f"{arm}.", self._pilot.fingerprint),
+            }
+        return updates
+
+    def _arms(self, sides: tuple[int, int], blind: bool) -> Updates:
+        """Both halves before a pair starts."""
+        ui = self._ui
+        hint = thoughts_hint("Hidden until you vote." if blind else "")
+        return {
+            **{ui.titles[side]: heading("?" if blind else ARMS[arm]) for side, arm in enumerate(sides)},
+            **{line: status("Waiting") for line in ui.lines},
+            **dict.fromkeys(ui.thoughts, hint),
+        }
+
+    def _draw(self, side: int, event: Event, duel: Duel) -> Updates:
+        ui, screen = self._ui, duel.screens[side]
+        updates: Updates = {}
+        if isinstance(event, SceneReady | Frame):
+            updates[ui.cameras[side]] = camera_picture(event.jpeg)
+        if duel.blind:  # words and pauses would tell which arm thinks
+            if isinstance(event, Frame | Outcome):
+                updates[ui.lines[side]] = status(*_plainly(event))
+        else:
+            updates[ui.lines[side]] = screen.status
+            if not isinstance(event, Frame):
+                updates[ui.thoughts[side]] = screen.thoughts
+        return updates
+
+    def _results(self, played: list[Pair]) -> Updates:
+        ui = self._ui
+        return {
+            ui.played: played,
+            ui.figures: figures(add_up(played)),
+            ui.pairs: gr.Dataset(samples=[row(pair) for pair in played], visible=True),
+        }
+
+
+class Duel:
+    """One pair while it is played: who sits where, what was seen, what is recorded."""
+
+    def __init__(self, pilot: Pilot, recordings: Path, sides: tuple[int, int], blind: bool) -> None:
+        self.blind = blind
+        self.problem = ""
+        self.screens = [Screen(think=arm == 0) for arm in sides]
+        self._pilot = pilot
+        self._root = recordings
+        self._sides = sides
+
+    def play(self, kind: Kind, seed: int, words: str, hold: Hold) -> Iterator[tuple[int, Event]]:
+        """The pair's events as (side, event); what keeps it from counting is said in `problem`."""
+        self._spec = scenes.spec(kind, seed, words.strip() or None)
+        commands = [Command(self._spec, think=arm == 0, seed=seed) for arm in self._sides]
+        self._recorders = [Recorder(c, self._pilot.describe(), self._pilot.fingerprint) for c in commands]
+        self._outcomes: dict[int, Outcome] = {}
+        if problem := problem_when_loaded(self._pilot, hold.steering.stop):
+            self.problem = problem
+            return
+        try:
+            for side, event in play_pair(commands, hold.simulators, self._policy, hold.steering):
+                self._recorders[side].add(event)
+                self.screens[side].show(event)
+                if isinstance(event, Outcome):
+                    self._outcomes[side] = event
+                elif isinstance(event, Failure):
+                    self.problem = event.message
+                yield side, event
+        except Exception:
+            log.exception("a pair failed")
+            self.problem = "Something broke on our side; the server's log says what. Press Run to try again."
+
+    def finished(self) -> Pair | None:
+        """The pair with its recordings saved; None where it was stopped."""
+        if len(self._outcomes) < 2 or any(outcome.stopped for outcome in self._outcomes.values()):
+            return None
+        trials = {}
+        for side, arm in enumerate(self._sides):
+            outcome = self._outcomes[side]
+            trials[arm] = Trial(outcome.success, outcome.steps, round(outcome.seconds, 3))
+            try:
+                trials[arm] = replace(trials[arm], recording=self._recorders[side].save(self._root).id)
+            except RecordingError as error:
+                log.warning("%s", error)
+        return Pair(self._spec.text, self._spec.seed, (trials[0], trials[1]))
+
+    def _policy(self, command: Command, simulator: Simulator) -> ThinkingPolicy:
+        return self._pilot.policy(simulator, command.spec, command.think)
+
+
+def figures(result: Comparison) -> str:
+    """What the pairs add up to, as a table with one line about the test."""
+    rows = "".join(
+        f"<tr><th scope=row>{arm}</th><td>{result.successes[i]} of {result.pairs}</td>"
+        f"<td>{result.intervals[i][0]:.0%}\u2013{result.intervals[i][1]:.0%}</td>"
+        f"<td>{result.median_steps[i]:g}</td><td>{result.median_seconds[i]:.1f}</td></tr>"
+        for i, arm in enumerate(ARMS)
+    )
+    first, second = result.discordant
+    head = "".join(f"<th scope=col>{name}</th>" for name in ("", "solved", "95 % interval", "median steps", "seconds"))
+    return (
+        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        f'<p class="note">Only thinking on solved {first}, only thinking off {second} of {result.pairs} '
+        f"scene{'s' if result.pairs != 1 else ''}: exact McNemar p = {result.p:.2g}. It holds for a number of pairs "
+        "that was fixed before the first.</p>"
+    )
+
+
+def row(pair: Pair) -> list[str]:
+    """A finished pair in the list."""
+    results = [f"{chr(0x2713) if trial.success else chr(0x2717)} {trial.steps} steps" for trial in pair.trials]
+    return [f"{pair.seed}: {pair.instruction}", *results]
+
+
+def heading(text: str) -> str:
+    """The title over one arm."""
+    return f"<h3>{escape(text)}</h3>"
+
+
+def _plainly(event: Frame | Outcome) -> tuple[str, ...]:
+    """Where an arm is, without its pace."""
+    if isinstance(event, Frame):
+        return (f"Step {event.step}",)
+    return ("Success" if event.success else "Not solved", f"{event.steps} steps")
+
+
+def validate(kind: Kind, seed: float | None, words: str | None, *others: Any) -> list[dict[str, Any]]:
+    """Refuse scenes that do not exist and words that are none; no words mean each scene's own."""
+    seed_problem = scenes.seed_problem(seed)
+    words_problem = scenes.words_problem(words) if (words or "").strip() else None
+    checked = [gr.validate(problem is None, problem or "") for problem in (seed_problem, words_problem)]
+    return [FINE, *checked, *[FINE] * len(others)]

@@ -1,0 +1,34 @@
+"""What several tabs share: how their events are registered, and a picture box that opens nothing by itself."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import gradio as gr
+import PIL.Image
+
+HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+"""For events that are no endpoint and too quick for a progress bar."""
+FINE = gr.validate(True, "")
+"""A validator's verdict on an input that cannot be wrong."""
+SIMULATOR_QUEUE = "simulator"
+"""Events that wait for a free simulator wait in one line."""
+Updates = dict[Any, Any]
+"""Widget -> its new value, for those that change."""
+
+
+def picture_box(**options: Any) -> gr.Image:
+    """An image box that hands over the file as it was uploaded: `app.pictures` decides whether it is opened at all.
+
+    Give it plain values only; an update made with `gr.Image(...)` would bring Gradio's own reading back.
+    """
+    box = gr.Image(type="filepath", **options)
+    # Set on the object, because Gradio writes a stub file beside every module that subclasses a component.
+    box.preprocess = lambda payload: payload.path if payload else None
+    return box
+
+
+def camera_picture(jpeg: bytes) -> PIL.Image.Image:
+    """A camera frame for gr.Image."""
+    return PIL.Image.open(io.BytesIO(jpeg))
