@@ -58,6 +58,9 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 7860,
     workers: Workers = 1,
+    settings: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Limits of a public page, as YAML.")
+    ] = None,
 ) -> None:
     """Serve the page (when no command is given)."""
     if context.invoked_subcommand is not None:
@@ -65,9 +68,11 @@ def serve(
     check_model(model)
     check_port(host, port)
     from app.page import serve as serve_page
+    from app.settings import Settings
 
+    limits = Settings() if settings is None else Settings.load(settings)
     print(f"The page: http://{host}:{port}   (Ctrl+C ends it)", flush=True)
-    serve_page(model, host, port, workers)
+    serve_page(model, host, port, workers, settings=limits)
 
 
 @cli.command()
