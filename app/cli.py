@@ -9,13 +9,15 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from app.serve_cli import serve_model
 from app.train_cli import train
 
 if TYPE_CHECKING:
+    from app.remote import RemoteEngine
     from model.engine import Engine
     from sim.interface import Policy
 
@@ -25,6 +27,7 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+cli.command()(serve_model)
 cli.add_typer(train, name="train")
 assets = typer.Typer(help="Files that do not come with the project.", no_args_is_help=True)
 cli.add_typer(assets, name="assets")
@@ -32,12 +35,17 @@ cli.add_typer(assets, name="assets")
 Model = Annotated[
     str,
     typer.Option(
-        help="`nano`, a checkpoint folder (ours or a released run), the hub id of a released run, or `expert` "
-        "(scripted, sees the state)."
+        help="`nano`, a checkpoint folder (ours or a released run), the hub id of a released run, http://HOST:PORT of "
+        "`serve-model`, or `expert` (scripted, sees the state)."
     ),
 ]
 Learned = Annotated[
-    str, typer.Option("--model", help="`nano`, a checkpoint folder (ours or a released run), or the hub id of one.")
+    str,
+    typer.Option(
+        "--model",
+        help="`nano`, a checkpoint folder (ours or a released run), the hub id of one, or http://HOST:PORT of "
+        "`serve-model`.",
+    ),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Simulator processes.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Also write the result here.")]
@@ -50,6 +58,9 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 7860,
     workers: Workers = 1,
+    settings: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Limits of a public page, as YAML.")
+    ] = None,
 ) -> None:
     """Serve the page (when no command is given)."""
     if context.invoked_subcommand is not None:
@@ -57,9 +68,11 @@ def serve(
     check_model(model)
     check_port(host, port)
     from app.page import serve as serve_page
+    from app.settings import Settings
 
+    limits = Settings() if settings is None else Settings.load(settings)
     print(f"The page: http://{host}:{port}   (Ctrl+C ends it)", flush=True)
-    serve_page(model, host, port, workers)
+    serve_page(model, host, port, workers, settings=limits)
 
 
 @cli.command()
@@ -99,6 +112,9 @@ def evaluate(
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Step limit; default: the suite's.")] = None,
     workers: Workers = 2,
     file: JsonFile = None,
+    ray: Annotated[
+        str | None, typer.Option(help="Play on this Ray cluster, as HOST:PORT; `local` starts one here.")
+    ] = None,
     failures: Annotated[Path | None, typer.Option(file_okay=False, help="Keep videos of failed episodes here.")] = None,
     oracle: Annotated[bool, typer.Option("--planner-oracle", help="Say each goal in its plainest words.")] = False,
     planner: Annotated[str | None, typer.Option("--planner-url", help="A vision model rewrites instructions.")] = None,
@@ -122,6 +138,12 @@ def evaluate(
     tasks.require_assets()
     if steps is not None:
         tasks = tasks.limited(steps)
+    pool: dict[str, Any] = {}
+    if ray is not None:
+        from sim.cluster import RayPool, require_ray
+
+        require_ray()
+        pool = {"open_pool": partial(RayPool, address=ray)}
     make, name = contestant(model, think == "on", planner, planner_model)
     if oracle:
         from app.baselines import told_the_truth
@@ -129,7 +151,7 @@ def evaluate(
         tasks, name = told_the_truth(tasks), f"{name}, oracle planner"
     report = play(
         tasks, make, name, episodes=episodes, workers=workers, json_path=file, record=failures is not None,
-        on_episode=on_episode,
+        on_episode=on_episode, **pool,
     )  # fmt: skip
     limits = sorted({scene.limit for _, scene in tasks.scenes(1)})
     print_report(report, f"at most {' or '.join(map(str, limits))} steps, success: {report.success}")
@@ -145,12 +167,10 @@ def contestant(
 
     if model == "random":
         return RandomPolicy, "random"
-    engine = load(model)
-    name = f"{model} ({engine.fingerprint()[:8]}), {'thinking' if think else 'not thinking'}"
+    from app.remote import policy_of
 
-    def make() -> Policy:
-        return engine.policy(think)
-
+    name = f"{model} ({load(model).fingerprint()[:8]}), {'thinking' if think else 'not thinking'}"
+    make = partial(policy_of, model, think)
     if planner is None:
         return make, name
     from app.endpoint import ChatEndpoint
@@ -272,7 +292,7 @@ def bench(
         from app.bench_released import random_2b_run
 
         model = str(random_2b_run())
-    result = measure(lambda: load(model), model, times)
+    result = measure(lambda: load(model, anew=True), model, times)
     print(f"{result['about']}\n{json.dumps(result['machine'])}\n")
     print(f"{'':<42}{'median':>10}{'p95':>10}")
     for row in result["rows"]:
@@ -321,6 +341,8 @@ def check_model(name: str) -> None:
     """Raise `ValueError` for a model that cannot exist, before anything slow is imported."""
     from model.config import is_hub_id
 
+    if name.startswith(("http://", "https://")):
+        return
     if name not in ("nano", "expert") and not Path(name).is_dir() and not is_hub_id(name):
         raise ValueError(f"There is no model {name!r}: choose nano, expert, the folder of a checkpoint, or a hub id.")
 
@@ -343,13 +365,13 @@ def check_learned(name: str) -> None:
         raise ValueError("The scripted expert is no model; choose nano or the folder of a checkpoint.")
 
 
-def load(name: str) -> Engine:
-    """A ready engine. Raises `ValueError` in one sentence where the model cannot be loaded."""
-    from model.engine import Engine
+def load(name: str, anew: bool = False) -> Engine | RemoteEngine:
+    """A ready engine, the one that this process has or another one. `ValueError` in one sentence where it cannot be."""
+    from app.remote import engine_of, shared_engine
 
     logging.getLogger("model.engine").disabled = True  # it logs a traceback; the sentence below says it all
     try:
-        return Engine(name).wait()
+        return engine_of(name).wait() if anew else shared_engine(name)
     except RuntimeError as error:
         raise ValueError(str(error)) from None
 

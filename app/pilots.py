@@ -53,10 +53,10 @@ class Learned:
 
     def __init__(self, name: str) -> None:
         """Start loading the model `name` in the background."""
-        from model.engine import Engine  # here, because torch takes seconds to import and the expert needs none of it
+        from app.remote import engine_of  # here, because torch takes seconds to import and the expert needs none of it
 
         self.name = name
-        self._engine = Engine(name)
+        self._engine = engine_of(name)
         self._engine.start()
 
     @property

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from model import checkpoints, released_checkpoints
+from model.batching import Batcher
 from model.config import is_hub_id
 from model.ensemble import WIDOWX
 from model.instructvla import LanguageModel
@@ -39,11 +40,13 @@ class Engine:
 
     `name` is "nano" (the embedded checkpoint), the folder of a checkpoint, ours or a released run, or the hub id of a
     released run. `compat` names how faithful a released model is to what upstream got wrong (`model.config.COMPAT`).
+    Of the rollouts that want actions at the same time, up to `batch` are sampled in one pass; one by one is to the bit
+    what each would get alone.
     """
 
-    def __init__(self, name: str = "nano", compat: str = "released") -> None:
+    def __init__(self, name: str = "nano", compat: str = "released", batch: int = 1) -> None:
         self.name = name
-        self._compat = compat
+        self._compat, self._batch = compat, batch
         self.state: Literal["loading", "ready", "failed"] = "loading"
         self.error: str | None = None
         self._done = threading.Event()
@@ -72,6 +75,8 @@ class Engine:
             self.model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
             if isinstance(self.loaded, Released):
                 self.loaded.model.settle()
+            else:
+                self._sampler = Batcher(self.loaded.model, self._lock, self._batch)
             self.state = "ready"
         except Exception as error:
             logger.exception("The model could not be loaded")
@@ -99,7 +104,9 @@ class Engine:
             return ReleasedPolicy(loaded.model, loaded.prompter, measured, think=think, lock=self._lock)
         if loaded.statistics is None:
             raise ValueError(f"{self.name} answers questions but has not been taught to act: train stage 1 first.")
-        return InstructPolicy(loaded.model, loaded.prompter, loaded.statistics, think=think, lock=self._lock)
+        return InstructPolicy(
+            loaded.model, loaded.prompter, loaded.statistics, think=think, lock=self._lock, sample=self._sampler
+        )
 
     def ask(
         self,

@@ -11,9 +11,10 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -23,9 +24,20 @@ from sim.suite import Suite, Task
 from sim.twins import Scene
 from sim.worker import SimWorker, WorkerError, WorkerPool, WorkerStartError
 
+T = TypeVar("T")
 PolicyFactory = Callable[[], Policy]
 """Makes the policy of one episode. Policies of several episodes act at the same time from several threads; those that
 share weights share a lock. A policy with `needs_image` False before a step gets that step without an image."""
+
+
+class Pool(AbstractContextManager["Pool"], Protocol):
+    """The part of `sim.worker.WorkerPool` used here."""
+
+    size: int
+
+    def attempt(self, job: Callable[[SimWorker], T]) -> T: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -133,6 +145,7 @@ def evaluate(
     on_episode: Callable[[EpisodeResult, list[bytes]], None] | None = None,
     image_size: tuple[int, int] = (640, 480),
     world: str | None = None,
+    open_pool: Callable[..., Pool] = WorkerPool,
 ) -> Report:
     """Play every task of the suite and report.
 
@@ -148,6 +161,7 @@ def evaluate(
         on_episode: called in this thread after each newly played episode with its JPEG frames, first to last.
         image_size: (width, height) of the frames in pixels.
         world: another simulator than the suite's own, as "module:callable".
+        open_pool: where the simulators are, here or (`sim.cluster.RayPool`) elsewhere; `make_policy` is called there.
 
     Raises:
         ValueError: the kept episodes belong to another run, a scene is impossible, or its assets are not here.
@@ -162,7 +176,7 @@ def evaluate(
 
     if todo:
         with (
-            WorkerPool(min(workers, len(todo)), image_size, world=world or suite.world) as pool,
+            open_pool(min(workers, len(todo)), image_size, world=world or suite.world) as pool,
             ThreadPoolExecutor(pool.size) as threads,
             tqdm(total=len(scenes), initial=len(scenes) - len(todo), unit="ep", disable=not progress) as bar,
         ):
@@ -270,7 +284,7 @@ class Journal:
 
 
 def _attempt(
-    pool: WorkerPool, make_policy: PolicyFactory | Literal["expert"], task: Task, scene: Scene, record: bool
+    pool: Pool, make_policy: PolicyFactory | Literal["expert"], task: Task, scene: Scene, record: bool
 ) -> tuple[EpisodeResult, list[bytes]]:
     """One episode, repeated on a fresh simulator after a failure, and an error result after the second."""
 

@@ -21,7 +21,7 @@ from sim.suite import load_suite
 from sim.tasks import KINDS
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ["", "doctor", "evaluate", "compare", "collect", "train", "train align", "train stage1", "bench", "ask",
+COMMANDS = ["", "doctor", "evaluate", "compare", "collect", "train", "train align", "train stage1", "serve-model", "bench", "ask",
             "quiz"]  # fmt: skip
 
 
@@ -86,15 +86,17 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         cli.main()
 
 
-def test_serve_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serve_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import app.page
 
     seen: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(app.page, "serve", lambda *arguments: seen.append(arguments))
+    monkeypatch.setattr(app.page, "serve", lambda *arguments, settings: seen.append((*arguments, settings.queue)))
     run("--model", "expert", "--host", "127.0.0.1", "--port", "0", "--workers", "3")
     monkeypatch.setattr(cli, "check_port", lambda host, port: None)
-    run("--model", "expert")
-    assert seen == [("expert", "127.0.0.1", 0, 3), ("expert", "127.0.0.1", 7860, 1)]
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("queue: 5")
+    run("--model", "expert", "--settings", str(settings))
+    assert seen == [("expert", "127.0.0.1", 0, 3, 32), ("expert", "127.0.0.1", 7860, 1, 5)]
 
 
 def test_a_taken_port_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

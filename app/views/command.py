@@ -66,9 +66,7 @@ def build(page: gr.Blocks, pilot: Pilot, sessions: Sessions, recordings: Path) -
         [*shown, ui.thoughts, ui.run, ui.stop, *steering, ui.thought, *replayed],
         validator=validate,
         trigger_mode="once",
-        api_name="rollout",
-        api_description="Run one rollout. Inputs: task family, scene number, changed looks, instruction, think aloud, "
-        "rings in the recording.",
+        api_visibility="private",  # programs have `app.service`
         **simulated,
     )
     restored = [*scene, *texts, ui.think, *shown, ui.thoughts, *replayed]
