@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -88,6 +90,8 @@ def test_a_model_behind_ray_serve_acts_and_answers_as_at_home(ray: Any, tmp_path
         image = observation(0).image
         assert image is not None
         assert "".join(there.ask(image, "what is it?")) == "".join(here.ask(image, "what is it?"))
+        refused = [httpx.post(f"{there.name}/ask", content=body) for body in (pickle.dumps(0), bytes(8_000_001))]
+        assert [answer.status_code for answer in refused] == [400, 413]
         seen: list[list[Any]] = []
         for policy in (here.policy(True), there.policy(True)):
             policy.reset("pick up the cube", 3)
