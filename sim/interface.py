@@ -2,6 +2,7 @@
 
 Frames and units follow SimplerEnv's WidowX set-up (5 Hz control): translations in metres in the robot's base frame
 (+x forward, +y left, +z up), rotations as Euler XYZ deltas in radians, gripper 1 = open, 0 = closed.
+SimplerEnv's Google robot differs in rate, gripper command and proprioception: `sim.google_robot`, `sim.fractal`.
 """
 
 from __future__ import annotations
