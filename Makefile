@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: setup
 	$(PYTHON) app.py
 
-test: setup $(STAMPS)/browser lint
+test: setup $(STAMPS)/browser $(STAMPS)/ray lint
 	$(PYTHON) -m pytest
 
 setup: $(STAMPS)/renderer $(STAMPS)/weights
@@ -51,6 +51,10 @@ $(STAMPS)/venv:
 
 $(STAMPS)/packages: requirements.txt | $(STAMPS)/venv
 	$(PYTHON) -m pip install --progress-bar off --prefer-binary -r requirements.txt
+	@touch $@
+
+$(STAMPS)/ray: requirements-ray.txt $(STAMPS)/packages
+	$(PYTHON) -m pip install --progress-bar off --prefer-binary -r requirements-ray.txt
 	@touch $@
 
 $(STAMPS)/renderer: $(STAMPS)/packages

@@ -15,12 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from app.remote import RemoteEngine, RemotePolicy
 from model.engine import Engine
 from model.policy import EXECUTE, InstructPolicy
+from model.released_checkpoints import Released
+from model.released_policy import ReleasedPolicy
 from sim.interface import Observation
 from sim.tasks import SceneSpec, sample_goal
 from sim.worker import SimWorker
 
+AnyEngine = Engine | RemoteEngine
 LOADS = 3
 SEED = 500_000
 QUESTION = "What is on the table?"
@@ -79,7 +83,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def bench_loading(load: Callable[[], Engine]) -> tuple[Engine, Row]:
+def bench_loading(load: Callable[[], AnyEngine]) -> tuple[AnyEngine, Row]:
     """Load the model `LOADS` times; returns the last engine, ready."""
     spent = []
     for _ in range(LOADS):
@@ -89,7 +93,7 @@ def bench_loading(load: Callable[[], Engine]) -> tuple[Engine, Row]:
     return engine, summarise("model load", "s", spent)
 
 
-def bench_text(engine: Engine, observation: Observation, times: int) -> list[Row]:
+def bench_text(engine: AnyEngine, observation: Observation, times: int) -> list[Row]:
     """Time to the first token and decoding rate, of thoughts and of answers."""
     first: dict[str, list[float]] = {"thought": [], "answer": []}
     rate: dict[str, list[float]] = {"thought": [], "answer": []}
@@ -109,7 +113,7 @@ def bench_text(engine: Engine, observation: Observation, times: int) -> list[Row
     return rows + [summarise(f"decoding, {kind}", "tokens/s", v, slow_end=5) for kind, v in rate.items() if v]
 
 
-def bench_planning(engine: Engine, observation: Observation, times: int) -> list[Row]:
+def bench_planning(engine: AnyEngine, observation: Observation, times: int) -> list[Row]:
     """The two halves of a plan without a thought: VLM pass to the latent action, then flow matching."""
     policy = engine.policy(think=False)
     passes: list[float] = []
@@ -130,7 +134,7 @@ def bench_simulator(worker: SimWorker, times: int) -> list[Row]:
     return [summarise("simulator step, with the expert's action", "ms", steps), summarise("frame", "ms", frames)]
 
 
-def control_steps(policy: InstructPolicy, worker: SimWorker, limit: int) -> list[float]:
+def control_steps(policy: InstructPolicy | ReleasedPolicy | RemotePolicy, worker: SimWorker, limit: int) -> list[float]:
     """Seconds of each control step of one rollout that shows every frame, as the page does."""
     policy.reset(scene().text)
     observation = worker.reset(scene())
@@ -145,7 +149,7 @@ def control_steps(policy: InstructPolicy, worker: SimWorker, limit: int) -> list
     return spent
 
 
-def bench_control(engine: Engine, worker: SimWorker, limit: int) -> list[Row]:
+def bench_control(engine: AnyEngine, worker: SimWorker, limit: int) -> list[Row]:
     """End-to-end control steps per second, over chunks of `EXECUTE` steps, without and with thoughts."""
     rows = []
     for think in (False, True):
@@ -156,7 +160,7 @@ def bench_control(engine: Engine, worker: SimWorker, limit: int) -> list[Row]:
     return rows
 
 
-def bench(load: Callable[[], Engine], model: str, times: int, limit: int = 60) -> dict[str, Any]:
+def bench(load: Callable[[], AnyEngine], model: str, times: int, limit: int = 60) -> dict[str, Any]:
     """Measure everything. Returns `{"model", "about", "machine", "rows": [{name, unit, median, p95, samples}]}`.
 
     Args:
@@ -166,6 +170,11 @@ def bench(load: Callable[[], Engine], model: str, times: int, limit: int = 60) -
         limit: control steps of the end-to-end rollouts.
     """
     engine, loading = bench_loading(load)
+    if isinstance(engine, Engine) and isinstance(engine.loaded, Released):
+        from app.bench_released import bench_released
+
+        rows = [loading, *bench_released(engine.loaded, times)]
+        return {"model": model, "about": engine.describe(), "machine": machine(), "rows": [asdict(row) for row in rows]}
     with SimWorker() as worker:
         observation = worker.reset(scene())
         rows = [

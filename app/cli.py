@@ -6,16 +6,20 @@ import json
 import logging
 import socket
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from app.serve_cli import serve_model
 from app.train_cli import train
 
 if TYPE_CHECKING:
+    from app.remote import RemoteEngine
     from model.engine import Engine
+    from sim.interface import Policy
 
 cli = typer.Typer(
     help="InstructVLA: type an instruction, watch the model reason and move a simulated robot.",
@@ -23,9 +27,26 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+cli.command()(serve_model)
 cli.add_typer(train, name="train")
+assets = typer.Typer(help="Files that do not come with the project.", no_args_is_help=True)
+cli.add_typer(assets, name="assets")
 
-Model = Annotated[str, typer.Option(help="`nano`, a checkpoint folder, or `expert` (scripted, sees the state).")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="`nano`, a checkpoint folder (ours or a released run), the hub id of a released run, http://HOST:PORT of "
+        "`serve-model`, or `expert` (scripted, sees the state)."
+    ),
+]
+Learned = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        help="`nano`, a checkpoint folder (ours or a released run), the hub id of one, or http://HOST:PORT of "
+        "`serve-model`.",
+    ),
+]
 Workers = Annotated[int, typer.Option(min=1, help="Simulator processes.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Also write the result here.")]
 
@@ -37,6 +58,9 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 7860,
     workers: Workers = 1,
+    settings: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Limits of a public page, as YAML.")
+    ] = None,
 ) -> None:
     """Serve the page (when no command is given)."""
     if context.invoked_subcommand is not None:
@@ -44,9 +68,11 @@ def serve(
     check_model(model)
     check_port(host, port)
     from app.page import serve as serve_page
+    from app.settings import Settings
 
+    limits = Settings() if settings is None else Settings.load(settings)
     print(f"The page: http://{host}:{port}   (Ctrl+C ends it)", flush=True)
-    serve_page(model, host, port, workers)
+    serve_page(model, host, port, workers, settings=limits)
 
 
 @cli.command()
@@ -67,35 +93,109 @@ def doctor(
     raise typer.Exit(report())
 
 
+@assets.command()
+def fetch(
+    pack: Annotated[Literal["simpler"], typer.Argument(help="`simpler`: SimplerEnv's WidowX scenes, 83 MB.")],
+) -> None:
+    """Download official assets into ManiSkill's folder ($MS_ASSET_DIR, default ~/.maniskill). Asks nothing; resumes."""
+    from sim.fetch import fetch as get
+
+    get()
+
+
 @cli.command()
 def evaluate(
     suite: Annotated[str, typer.Option(help="Name of a suite in assets/suites, or the path of a .yaml file.")],
     model: Model = "nano",
-    think: Annotated[bool, typer.Option("--think/--no-think", help="Write a thought before planning.")] = True,
+    think: Annotated[Literal["on", "off"], typer.Option(help="Write a thought before planning.")] = "on",
     episodes: Annotated[int | None, typer.Option(min=1, help="Seeds per task; default: the suite's.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Step limit; default: the suite's.")] = None,
     workers: Workers = 2,
     file: JsonFile = None,
+    ray: Annotated[
+        str | None, typer.Option(help="Play on this Ray cluster, as HOST:PORT; `local` starts one here.")
+    ] = None,
+    failures: Annotated[Path | None, typer.Option(file_okay=False, help="Keep videos of failed episodes here.")] = None,
+    oracle: Annotated[bool, typer.Option("--planner-oracle", help="Say each goal in its plainest words.")] = False,
+    planner: Annotated[str | None, typer.Option("--planner-url", help="A vision model rewrites instructions.")] = None,
+    planner_model: Annotated[str | None, typer.Option(help="That model's name at its address.")] = None,
 ) -> None:
-    """Play a suite and report success per task with 95 % Wilson intervals. With --json a stopped run goes on."""
-    check_model(model)
+    """Play a suite and report success per task with 95 % Wilson intervals. With --json a stopped run goes on.
+
+    `--model random` acts without looking. Runs with the same seeds are put side by side by `compare`.
+    """
+    if model != "random":
+        check_model(model)
+    if model in ("random", "expert") and (oracle or planner):
+        raise ValueError(f"The {model} policy reads no instruction: a planner needs a model that does.")
+    if planner is not None and planner_model is None:
+        raise ValueError("Name the planner's model with --planner-model.")
+    from app.evaluating import failure_videos, print_report
     from sim.evaluate import evaluate as play
     from sim.suite import load_suite
 
-    tasks = load_suite(suite)
-    if model == "expert":
-        report = play(tasks, "expert", "expert", episodes=episodes, workers=workers, json_path=file)
-    else:
-        from app.pilots import fingerprint
+    tasks, on_episode = load_suite(suite), failure_videos(failures) if failures is not None else None
+    tasks.require_assets()
+    if steps is not None:
+        tasks = tasks.limited(steps)
+    pool: dict[str, Any] = {}
+    if ray is not None:
+        from sim.cluster import RayPool, require_ray
 
-        engine = load(model)
-        name = f"{model} ({fingerprint(model)}), {'thinking' if think else 'not thinking'}"
-        report = play(tasks, lambda: engine.policy(think), name, episodes=episodes, workers=workers, json_path=file)
-    print(f"\n{report.model} on {report.suite}\n{'task':<24}{'success':>10}{'95 % interval':>18}{'steps':>8}{'Hz':>8}")
-    for task in report.tasks:
-        interval = f"{task.wilson_low:.0%} - {task.wilson_high:.0%}"
-        count = f"{task.successes}/{task.episodes}"
-        print(f"{task.name:<24}{count:>10}{interval:>18}{task.mean_steps:>8.1f}{task.control_hz:>8.1f}")
-    print(f"{'mean success':<24}{report.mean_success:>10.1%}")
+        require_ray()
+        pool = {"open_pool": partial(RayPool, address=ray)}
+    make, name = contestant(model, think == "on", planner, planner_model)
+    if oracle:
+        from app.baselines import told_the_truth
+
+        tasks, name = told_the_truth(tasks), f"{name}, oracle planner"
+    report = play(
+        tasks, make, name, episodes=episodes, workers=workers, json_path=file, record=failures is not None,
+        on_episode=on_episode, **pool,
+    )  # fmt: skip
+    limits = sorted({scene.limit for _, scene in tasks.scenes(1)})
+    print_report(report, f"at most {' or '.join(map(str, limits))} steps, success: {report.success}")
+
+
+def contestant(
+    model: str, think: bool, planner: str | None, planner_model: str | None
+) -> tuple[Callable[[], Policy] | Literal["expert"], str]:
+    """What plays, and its name in reports, which changes with the weights."""
+    if model == "expert":
+        return "expert", "expert"
+    from app.baselines import Planner, RandomPolicy, planned
+
+    if model == "random":
+        return RandomPolicy, "random"
+    from app.remote import policy_of
+
+    name = f"{model} ({load(model).fingerprint()[:8]}), {'thinking' if think else 'not thinking'}"
+    make = partial(policy_of, model, think)
+    if planner is None:
+        return make, name
+    from app.endpoint import ChatEndpoint
+
+    return planned(Planner(ChatEndpoint(planner, planner_model or "")), make), f"{name}, planner {planner_model}"
+
+
+@cli.command()
+def compare(
+    reports: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Files of `evaluate --json`.")],
+    table: Annotated[Path | None, typer.Option("--markdown", dir_okay=False, help="Write the tables here.")] = None,
+    png: Annotated[Path | None, typer.Option(dir_okay=False, help="Draw the means here.")] = None,
+) -> None:
+    """Put evaluations side by side, each against the first, with McNemar's exact test on the episodes they share."""
+    from sim.compare import markdown, plot
+    from sim.evaluate import Report
+
+    loaded = [Report.load(path) for path in reports]
+    text = markdown(loaded)
+    print(text)
+    if table is not None:
+        table.parent.mkdir(parents=True, exist_ok=True)
+        table.write_text(text, encoding="utf-8")
+    if png is not None:
+        plot(loaded, png)
 
 
 @cli.command()
@@ -109,6 +209,15 @@ def collect(
     render: Annotated[bool, typer.Option("--render/--states-only", help="Store frames, missing ones too.")] = True,
     driver: Annotated[str | None, typer.Option(help="Model that begins each episode; the expert corrects.")] = None,
     lerobot: Annotated[Path | None, typer.Option(help="Then write the set here as a LeRobotDataset v3.")] = None,
+    annotator: Annotated[
+        str | None, typer.Option("--annotate", help="Then annotate it: `grammar`, or the address of a vision model.")
+    ] = None,
+    annotator_model: Annotated[str | None, typer.Option(help="The model's name at that address.")] = None,
+    price: Annotated[
+        tuple[float, float] | None, typer.Option(help="Its dollars per million tokens in, out; for the estimate.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before an annotator that costs money.")] = False,
+    preview: Annotated[Path | None, typer.Option(file_okay=False, help="Then write a page about it here.")] = None,
 ) -> None:
     """Record the scripted expert (with disturbances and recoveries), or take still pictures of scenes."""
     from app.collecting import collect_episodes, collect_scenes, parse_kinds, render_missing
@@ -136,11 +245,42 @@ def collect(
 
         export_lerobot(out, lerobot)
         print(f"{out} exported to {lerobot}")
+    if annotator is not None:
+        annotate_set(out, annotator, annotator_model, price, yes, workers)
+    if preview is not None:
+        from app.preview import write_preview
+
+        print(f"a page about {out}: {write_preview(out, preview)}")
+
+
+def annotate_set(
+    out: Path, annotator: str, model: str | None, price: tuple[float, float] | None, yes: bool, workers: int
+) -> None:
+    """Annotate a recorded set; says first what an endpoint will cost, and asks."""
+    from app.annotating import EndpointAnnotator, annotate, estimate, to_annotate
+    from app.endpoint import ChatEndpoint
+    from model.data.vla_it import GrammarAnnotator
+
+    if annotator == "grammar":
+        new = annotate(out, GrammarAnnotator(), workers)
+    else:
+        if model is None:
+            raise ValueError("Name the endpoint's model with --annotator-model.")
+        endpoint = ChatEndpoint(annotator, model)
+        bill = estimate(len(to_annotate(out)))
+        print(bill, f"${bill.cost(price):.2f}" if price else "(give --price for dollars)", sep=": ")
+        if bill.requests and not yes:
+            typer.confirm("Go on?", abort=True)
+        new = annotate(out, EndpointAnnotator(endpoint), workers, frames=True)
+    print(f"{new} episodes annotated in {out}")
 
 
 @cli.command()
 def bench(
-    model: Annotated[str, typer.Option(help="`nano` or a checkpoint folder.")] = "nano",
+    model: Learned = "nano",
+    random_2b: Annotated[
+        bool, typer.Option("--random-2b", help="Measure a released generalist's sizes, with random weights.")
+    ] = False,
     times: Annotated[int, typer.Option(min=2, help="Measurements per figure.")] = 20,
     file: JsonFile = None,
 ) -> None:
@@ -148,7 +288,11 @@ def bench(
     check_learned(model)
     from app.bench import bench as measure
 
-    result = measure(lambda: load(model), model, times)
+    if random_2b:
+        from app.bench_released import random_2b_run
+
+        model = str(random_2b_run())
+    result = measure(lambda: load(model, anew=True), model, times)
     print(f"{result['about']}\n{json.dumps(result['machine'])}\n")
     print(f"{'':<42}{'median':>10}{'p95':>10}")
     for row in result["rows"]:
@@ -160,7 +304,7 @@ def bench(
 def ask(
     image: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A JPEG, PNG, WebP, GIF or BMP.")],
     question: Annotated[str, typer.Argument(help="What to ask about it.")],
-    model: Annotated[str, typer.Option(help="`nano` or a checkpoint folder.")] = "nano",
+    model: Learned = "nano",
 ) -> None:
     """Ask the model about a picture; the answer streams to standard output."""
     from app.pictures import open_picture
@@ -172,10 +316,35 @@ def ask(
     print()
 
 
+@cli.command()
+def quiz(
+    photos: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder with labels.jsonl and pictures.")],
+    model: Annotated[str, typer.Option(help="`nano` or a checkpoint folder.")] = "nano",
+    limit: Annotated[int, typer.Option(min=1, help="Photographs to ask about.")] = 300,
+    file: JsonFile = None,
+) -> None:
+    """Ask about held-out photographs: exact match per kind of question, and closed-set accuracy over the labels."""
+    check_learned(model)
+    from model import checkpoints
+    from model.data.photos import PhotoSet
+    from model.engine import NANO
+    from model.training.answering import photo_scores
+
+    loaded = checkpoints.load(NANO if model == "nano" else Path(model))
+    scores = photo_scores(loaded.model.eval(), loaded.prompter, PhotoSet(photos, "test"), limit)
+    for name, value in scores.items():
+        print(f"{name:<20}{value:>10.0f}" if name == "questions" else f"{name:<20}{value:>10.1%}")
+    write_json(file, scores)
+
+
 def check_model(name: str) -> None:
     """Raise `ValueError` for a model that cannot exist, before anything slow is imported."""
-    if name not in ("nano", "expert") and not Path(name).is_dir():
-        raise ValueError(f"There is no model {name!r}: choose nano, expert, or the folder of a checkpoint.")
+    from model.config import is_hub_id
+
+    if name.startswith(("http://", "https://")):
+        return
+    if name not in ("nano", "expert") and not Path(name).is_dir() and not is_hub_id(name):
+        raise ValueError(f"There is no model {name!r}: choose nano, expert, the folder of a checkpoint, or a hub id.")
 
 
 def check_port(host: str, port: int) -> None:
@@ -196,13 +365,13 @@ def check_learned(name: str) -> None:
         raise ValueError("The scripted expert is no model; choose nano or the folder of a checkpoint.")
 
 
-def load(name: str) -> Engine:
-    """A ready engine. Raises `ValueError` in one sentence where the model cannot be loaded."""
-    from model.engine import Engine
+def load(name: str, anew: bool = False) -> Engine | RemoteEngine:
+    """A ready engine, the one that this process has or another one. `ValueError` in one sentence where it cannot be."""
+    from app.remote import engine_of, shared_engine
 
     logging.getLogger("model.engine").disabled = True  # it logs a traceback; the sentence below says it all
     try:
-        return Engine(name).wait()
+        return engine_of(name).wait() if anew else shared_engine(name)
     except RuntimeError as error:
         raise ValueError(str(error)) from None
 

@@ -22,7 +22,7 @@ from app.events import (
 )
 from app.steering import Steering
 from sim.interface import CONTROL_HZ, Action, Observation, Policy, StepResult
-from sim.tasks import SceneSpec, rule
+from sim.twins import Scene
 from sim.worker import WorkerError
 
 PLAIN_ERRORS = (WorkerError, ValueError)
@@ -35,7 +35,7 @@ class Simulator(Protocol):
     @property
     def last_jpeg(self) -> bytes: ...
 
-    def reset(self, spec: SceneSpec) -> Observation: ...
+    def reset(self, spec: Scene) -> Observation: ...
 
     def step(self, action: Action, render: bool = True) -> StepResult: ...
 
@@ -76,7 +76,7 @@ def run(command: Command, simulator: Simulator, policy: ThinkingPolicy, steering
 
     def outcome(success: bool) -> Outcome:
         stopped = stop.is_set() and not success
-        return Outcome(success, rule(spec.goal), steps, time.monotonic() - started, stopped)
+        return Outcome(success, spec.rule, steps, time.monotonic() - started, stopped)
 
     try:
         observation = simulator.reset(spec)

@@ -98,6 +98,15 @@ def check_checkpoint() -> Check:
     return Check("Checkpoint", works, detail, mend)
 
 
+def check_released() -> Check:
+    """Released checkpoints that were converted and start at once; never needed."""
+    from model.checkpoints import cache_folder
+
+    found = sorted(path.parent.name for path in (cache_folder() / "released").glob("*/source.json"))
+    mend = f"{sys.executable} app.py --model HUB_ID   (12 GB each; they contain Eagle2's weights, CC-BY-NC-4.0)"
+    return Check("Released", bool(found), ", ".join(found) or "no released checkpoint here", mend, needed=False)
+
+
 def check_assets() -> Check:
     """Every mesh that the catalog names is there."""
     from sim.objects import catalog
@@ -107,6 +116,30 @@ def check_assets() -> Check:
     missing = [path.name for path in meshes if not path.is_file()]
     detail = f"{', '.join(missing[:3])} missing" if missing else f"{len(things)} objects"
     return Check("Assets", not missing, detail, "git checkout -- assets")
+
+
+def check_simpler() -> Check:
+    """The official SimplerEnv scenes; never needed."""
+    from sim.twin_assets import EXTRA, EXTRA_HINT, FETCH, missing, root
+
+    absent = missing()
+    if not absent:
+        return Check("SimplerEnv", True, f"official scenes in {root()}", needed=False)
+    names = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
+    extra = all(any(f"/models/{model}/" in path for model in EXTRA) for path in absent)
+    mend = f"{EXTRA_HINT} (tasks 79 and 80 alone need them)" if extra else FETCH
+    return Check("SimplerEnv", False, f"{len(absent)} files missing in {root()}: {names}", mend, needed=False)
+
+
+def check_google() -> Check:
+    """SimplerEnv's Google-robot scenes; never needed."""
+    from sim.twin_assets import GOOGLE_HINT, missing_google, real2sim
+
+    absent = missing_google()
+    if not absent:
+        return Check("Google robot", True, f"official scenes in {real2sim()}", needed=False)
+    names = ", ".join(str(path) for path in absent[:2]) + ", ..."
+    return Check("Google robot", False, f"{len(absent)} files missing: {names}", GOOGLE_HINT, needed=False)
 
 
 def check_ffmpeg() -> Check:
@@ -133,7 +166,10 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     check_gpu,
     check_base_weights,
     check_checkpoint,
+    check_released,
     check_assets,
+    check_simpler,
+    check_google,
     check_ffmpeg,
     check_browser,
 )

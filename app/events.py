@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, get_args
 
 from app.steering import OrderKind
-from sim.tasks import SceneSpec
+from sim.twins import Scene, load_scene
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class SceneReady:
     """The scene stands as its seed says. `jpeg` is the first camera frame."""
 
     jpeg: bytes
-    spec: SceneSpec
+    spec: Scene
     instruction: str
 
 
@@ -116,7 +116,7 @@ Event = (
 class Command:
     """What a visitor asks for: a scene, words for the policy (`spec.text`), whether to think aloud, the noise seed."""
 
-    spec: SceneSpec
+    spec: Scene
     think: bool = True
     seed: int = 0
 
@@ -139,6 +139,6 @@ def from_json(line: dict[str, Any]) -> Event | None:
     if kind in (SceneReady, Frame):
         values["jpeg"] = b""
     if kind is SceneReady:
-        values["spec"] = SceneSpec.model_validate(values["spec"])
+        values["spec"] = load_scene(values["spec"])
     event: Event = kind(**values)
     return event

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import PIL.Image
+from starlette.middleware import Middleware
 
-from app.pictures import MAX_BYTES, MAX_PIXELS
+from app import pictures, scenes
+from app.gate import Gate, log_as_json
+from app.health import health_of
+from app.pictures import MAX_PIXELS
 from app.pilots import Learned, Pilot, Scripted
 from app.scenes import EXAMPLES
+from app.service import Service
 from app.sessions import Sessions
+from app.settings import Settings
 from app.views import ask, command, compare
-from sim.worker import WorkerPool
+from sim.worker import EITHER, WorkerPool
 
 PITCH = "Tell a simulated robot arm what to do. It looks, says what it means to do, and does it."
 RECORDINGS = Path("recordings")
 STYLE, SCRIPT = Path(__file__).with_name("page.css"), Path(__file__).with_name("page.js")
-WAITING_VISITORS = 32
+DEFAULTS = Settings()
 CACHE_CHECK_S, CACHE_AGE_S = 600, 3600
 POLL_S = 1.0
 
@@ -49,7 +57,9 @@ THEME = gr.themes.Soft(
 )
 
 
-def build(pilot: Pilot, sessions: Sessions, recordings: Path = RECORDINGS) -> gr.Blocks:
+def build(
+    pilot: Pilot, sessions: Sessions, recordings: Path = RECORDINGS, settings: Settings = DEFAULTS
+) -> gr.Blocks:
     """Assemble the page for one pilot (who drives) and the simulators it may use."""
     cache = (CACHE_CHECK_S, CACHE_AGE_S)
     with gr.Blocks(title="InstructVLA", analytics_enabled=False, delete_cache=cache) as page:
@@ -63,6 +73,7 @@ def build(pilot: Pilot, sessions: Sessions, recordings: Path = RECORDINGS) -> gr
                 compare.build(pilot, sessions, recordings)
             with gr.Tab("Ask", id="ask"):
                 ask.build(pilot, acting.camera)
+        Service(pilot, sessions, recordings, settings).build()
 
         poll = gr.Timer(POLL_S, active=pilot.state == "loading")
         poll.tick(
@@ -78,7 +89,7 @@ def build(pilot: Pilot, sessions: Sessions, recordings: Path = RECORDINGS) -> gr
             sessions.stop(request.session_hash or "")
 
         page.unload(close_tab)
-    page.queue(max_size=WAITING_VISITORS, default_concurrency_limit=4)
+    page.queue(max_size=settings.queue, default_concurrency_limit=4)
     return page
 
 
@@ -99,6 +110,7 @@ def serve(
     port: int = 7860,
     workers: int = 1,
     recordings: Path = RECORDINGS,
+    settings: Settings = DEFAULTS,
 ) -> None:
     """Serve the page until Ctrl+C; it opens at once, model and simulators come up in the background.
 
@@ -107,23 +119,34 @@ def serve(
         host, port: where to listen; "0.0.0.0" opens it to the network.
         workers: simulators, that is rollouts at the same time.
         recordings: folder for finished rollouts.
+        settings: limits of a public page.
 
     Raises:
         OSError: the port is taken.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     PIL.Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow itself refuses at twice this number, wherever it is used
+    scenes.TEXT_LIMIT, pictures.MAX_BYTES = settings.text_characters, settings.picture_bytes  # read at every check
+    log_as_json()
     pilot: Pilot = Scripted() if model == "expert" else Learned(model)
     recordings = recordings.resolve()
     recordings.mkdir(parents=True, exist_ok=True)
-    with WorkerPool(workers) as pool:
-        page = build(pilot, Sessions(pool, workers), recordings)
-        launch(page, host, port, recordings)
+    with WorkerPool(workers, world=EITHER) as pool:
+        sessions = Sessions(pool, workers, settings.rollout_seconds, settings.wait_seconds)
+        page = build(pilot, sessions, recordings, settings)
+        launch(page, host, port, recordings, settings, health_of(page, pilot, sessions, pool))
         page.block_thread()
 
 
-def launch(page: gr.Blocks, host: str, port: int | None, recordings: Path) -> str:
-    """Open the port (None: a free one) and return the page's address.
+def launch(
+    page: gr.Blocks,
+    host: str,
+    port: int | None,
+    recordings: Path,
+    settings: Settings = DEFAULTS,
+    health: Callable[[], dict[str, Any]] = dict,
+) -> str:
+    """Open the port (None: a free one) and return the page's address; `health` is what `/health` says.
 
     Only finished recordings and the shipped examples may be read through it.
     """
@@ -135,7 +158,9 @@ def launch(page: gr.Blocks, host: str, port: int | None, recordings: Path) -> st
         css_paths=STYLE,
         js=SCRIPT.read_text(encoding="utf-8"),
         allowed_paths=[str(recordings), str(EXAMPLES)],
-        max_file_size=MAX_BYTES,
+        max_file_size=settings.picture_bytes,
+        app_kwargs={"middleware": [Middleware(Gate, settings=settings, health=health)]},
+        mcp_server=True,
         show_error=False,
         run_history=False,
         footer_links=["api", "settings"],

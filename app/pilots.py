@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Literal, Protocol
 
 from app.controller import Simulator, ThinkingPolicy
 from sim.interface import Action, Image, Observation
-from sim.tasks import SceneSpec
-from sim.tasks import instruction as template
+from sim.twins import Scene
 
 State = Literal["loading", "ready", "failed"]
 LOADING_POLL_S = 0.2
@@ -42,7 +39,7 @@ class Pilot(Protocol):
     def describe(self) -> str:
         """One line: who it is and what it was trained on."""
 
-    def policy(self, simulator: Simulator, spec: SceneSpec, think: bool) -> ThinkingPolicy:
+    def policy(self, simulator: Simulator, spec: Scene, think: bool) -> ThinkingPolicy:
         """A fresh policy for one rollout."""
 
     def ask(self, image: Image, question: str, history: Sequence[Turn] = ()) -> Iterator[str]:
@@ -56,10 +53,10 @@ class Learned:
 
     def __init__(self, name: str) -> None:
         """Start loading the model `name` in the background."""
-        from model.engine import Engine  # here, because torch takes seconds to import and the expert needs none of it
+        from app.remote import engine_of  # here, because torch takes seconds to import and the expert needs none of it
 
         self.name = name
-        self._engine = Engine(name)
+        self._engine = engine_of(name)
         self._engine.start()
 
     @property
@@ -73,14 +70,14 @@ class Learned:
     @cached_property
     def fingerprint(self) -> str:
         try:
-            return fingerprint(self.name)
-        except OSError:  # it will not load either, and says so itself
+            return self._engine.fingerprint()[:8]
+        except RuntimeError:  # it says itself why it does not load
             return ""
 
     def describe(self) -> str:
         return self._engine.describe()
 
-    def policy(self, simulator: Simulator, spec: SceneSpec, think: bool) -> ThinkingPolicy:
+    def policy(self, simulator: Simulator, spec: Scene, think: bool) -> ThinkingPolicy:
         return self._engine.policy(think)
 
     def ask(self, image: Image, question: str, history: Sequence[Turn] = ()) -> Iterator[str]:
@@ -99,7 +96,7 @@ class Scripted:
     def describe(self) -> str:
         return "Scripted expert: not a learned model. It reads the simulator's state instead of looking."
 
-    def policy(self, simulator: Simulator, spec: SceneSpec, think: bool) -> ThinkingPolicy:
+    def policy(self, simulator: Simulator, spec: Scene, think: bool) -> ThinkingPolicy:
         return Expert(simulator, spec, think)
 
     def ask(self, image: Image, question: str, history: Sequence[Turn] = ()) -> Iterator[str]:
@@ -112,9 +109,9 @@ class Expert:
     needs_image = False
     focus = None
 
-    def __init__(self, simulator: Simulator, spec: SceneSpec, think: bool) -> None:
+    def __init__(self, simulator: Simulator, spec: Scene, think: bool) -> None:
         self._simulator = simulator
-        self._task = template(spec.goal)
+        self._task = spec.template
         self.thinking_due = think
         self.timings: dict[str, float] = {}
 
@@ -148,11 +145,3 @@ def problem_when_loaded(pilot: Pilot, stop: threading.Event) -> str | None:
         return f'{pilot.error} Run "python app.py doctor" to see what is missing.'
     return "Stopped before the model was loaded." if stop.is_set() else None
 
-
-def fingerprint(model: str) -> str:
-    """First digits of the weights' SHA-256, so that results of different weights are never mixed up."""
-    from model.engine import NANO
-
-    folder = NANO if model == "nano" else Path(model)
-    with (folder / "model.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:8]

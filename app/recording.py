@@ -40,7 +40,7 @@ from app.events import (
 )
 from app.overlay import Focus, drawn
 from sim.interface import CONTROL_HZ
-from sim.tasks import SceneSpec
+from sim.twins import Scene
 
 TITLE_HOLD_S = 1.0
 OUTCOME_HOLD_S = 1.6
@@ -88,7 +88,7 @@ class Recording:
         """The first camera frame."""
         return self.folder / "poster.jpg"
 
-    def scene(self) -> SceneSpec:
+    def scene(self) -> Scene:
         """The scene that was played, with the words the policy got."""
         return next(event.spec for event in self.events() if isinstance(event, SceneReady))
 
@@ -127,7 +127,7 @@ class Recorder:
         self._lines: list[dict[str, Any]] = [about | {"think": command.think, "seed": command.seed}]
         self._rings = rings
         self._focus: Focus | None = None
-        self._name = f"{command.spec.goal.kind}-{command.spec.seed}"
+        self._name = f"{command.spec.family}-{command.spec.seed}"
         self._frames: list[bytes] = []
         self._captions: list[tuple[float, str]] = []
         self._started = time.time()
@@ -177,7 +177,7 @@ class Recorder:
             draft.subtitles.write_text(self._webvtt(), encoding="utf-8")
             lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in self._lines)
             draft.log.write_text("".join(lines), encoding="utf-8")
-            _encode(self._frames, draft.video)
+            encode(self._frames, draft.video)
             saved = Recording(draft.folder.rename(root / name))
         except (OSError, subprocess.SubprocessError) as error:
             shutil.rmtree(draft.folder, ignore_errors=True)
@@ -231,8 +231,11 @@ def _reading_time(text: str) -> float:
     return min(max(len(text) / READING_CHARS_PER_S, shortest), longest)
 
 
-def _encode(frames: list[bytes], target: Path) -> None:
-    """Turn JPEG frames into an H.264 file; ffmpeg reads them as they are, so Python never decodes one."""
+def encode(frames: list[bytes], target: Path) -> None:
+    """Turn JPEG frames into an H.264 file; ffmpeg reads them as they are, so Python never decodes one.
+
+    Raises OSError or subprocess.SubprocessError where the disk or ffmpeg refuses.
+    """
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error"]
     command += ["-f", "image2pipe", "-c:v", "mjpeg", "-framerate", str(CONTROL_HZ), "-i", "pipe:0"]
     # JPEG is full-range YUV and may have odd sides; browsers want limited range and even sides.

@@ -6,10 +6,13 @@ import json
 import random
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 from app.recording import Recording
 from sim.suite import EVALUATION_SEEDS
 from sim.tasks import Kind, SceneSpec, Variation, instruction, sample_goal
+from sim.twin_assets import WIDOWX, missing
+from sim.twins import TWINS, Scene, TwinScene
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 EXAMPLES = ASSETS / "examples"
@@ -31,13 +34,22 @@ FIRST_SEED = EVALUATION_SEEDS.start
 LAST_SEED = EVALUATION_SEEDS.stop - 1
 
 
-def spec(kind: Kind, seed: int, words: str | None = None, vary: Iterable[Variation] = ()) -> SceneSpec:
+def families() -> dict[str, str]:
+    """What can be chosen here: our own families, and the official WidowX scenes whose assets are on this machine."""
+    official = {f"SimplerEnv: {TWINS[name].instruction}": name for name in WIDOWX if not missing([name])}
+    return FAMILIES | official
+
+
+def spec(kind: str, seed: int, words: str | None = None, vary: Iterable[Variation] = ()) -> Scene:
     """The scene `seed` of a family, laid out as the evaluation does, so that the measured odds hold for it.
 
-    They don't hold for what `vary` changes: "light", "texture" (of the table), "camera".
+    They don't hold for what `vary` changes: "light", "texture" (of the table), "camera". Official scenes have few
+    episodes, every further seed is one of them again, and always look the same.
     """
+    if kind in TWINS:
+        return TwinScene(twin=kind, seed=seed % TWINS[kind].episodes, instruction=words)
     distractors = 0 if kind in ("open", "close") else 1
-    goal = sample_goal(kind, seed)
+    goal = sample_goal(cast(Kind, kind), seed)
     return SceneSpec(goal=goal, seed=seed, distractors=distractors, instruction=words, vary=frozenset(vary))
 
 
@@ -79,10 +91,11 @@ def seed_problem(seed: float | None) -> str | None:
     return None
 
 
-def odds(kind: Kind, model: str) -> str:
+def odds(kind: str, model: str) -> str:
     """How often the model solved this family when it was measured, with its 95 % Wilson interval."""
     if model == "expert":
         return "The expert knows where everything is; its success says nothing about a model."
+    label = LABELS.get(kind, "This official scene")
     folder = CHECKPOINTS / model if (CHECKPOINTS / model).is_dir() else Path(model)
     try:
         report = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
@@ -92,8 +105,8 @@ def odds(kind: Kind, model: str) -> str:
             f"{task['successes']} of {task['episodes']} unseen scenes (95 % interval {low:.0f}\u2013{high:.0f} %)"
         )
     except (OSError, ValueError, KeyError, StopIteration):
-        return f"{LABELS[kind]}: not measured yet for this model."
-    return f"{LABELS[kind]}: solved {measured}."
+        return f"{label}: not measured yet for this model."
+    return f"{label}: solved {measured}."
 
 
 def examples() -> list[tuple[Kind, int, str]]:

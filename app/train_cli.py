@@ -64,6 +64,10 @@ def stage2(
         Path | None, typer.Option(exists=True, file_okay=False, help="Checkpoint whose LoRA is the language expert's.")
     ] = None,
     recipe: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Another stage2.yaml.")] = None,
+    without: Annotated[
+        Literal["experts", "descriptions", "frozen-backbone"] | None,
+        typer.Option(help="Ablation: one LoRA for both, no questions and captions, or full fine-tuning."),
+    ] = None,
     steps: Steps = 4000,
     minutes: Minutes = None,
     seed: Seed = 0,
@@ -73,7 +77,10 @@ def stage2(
     from model.training.stage2 import RECIPE, run
 
     check_folder(out, resume)
-    run(data, scenes, acting, aligned, out, minutes=minutes, steps=steps, seed=seed, recipe=recipe or RECIPE)
+    run(
+        data, scenes, acting, aligned, out, minutes=minutes, steps=steps, seed=seed, recipe=recipe or RECIPE,
+        without=without,
+    )  # fmt: skip
 
 
 def check_folder(out: Path, resume: bool) -> None:

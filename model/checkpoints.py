@@ -70,17 +70,18 @@ def base_weights() -> Path:
 def find_base_weights() -> Path | None:
     """The backbone's folder if it is on this machine already."""
     configured = os.environ.get("INSTRUCTVLA_BASE")
-    folder = Path(configured).expanduser() if configured else _cache() / BASE
+    folder = Path(configured).expanduser() if configured else cache_folder() / BASE
     return folder if all((folder / name).is_file() for name in BASE_FILES) else None
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Where downloads and conversions are kept: `$INSTRUCTVLA_CACHE`, else `~/.cache/instructvla`."""
     return Path(os.environ.get("INSTRUCTVLA_CACHE", "~/.cache/instructvla")).expanduser()
 
 
 def _install(source: str, fetch: Callable[[Path], None]) -> Path:
     """Fetch into a temporary folder and rename it, so that nobody ever sees half a backbone."""
-    target = _cache() / BASE
+    target = cache_folder() / BASE
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetching-") as temporary:
         folder = Path(temporary) / BASE
@@ -155,15 +156,14 @@ class Loaded:
 
 
 def save(model: InstructVLA, folder: Path, statistics: ActionStatistics | None = None, about: str = "") -> None:
-    """Write everything but the frozen backbone, in bfloat16 where that is exact enough.
+    """Write everything that was trained here, in bfloat16 where that is exact enough: not the frozen backbone.
 
     `statistics` may be missing for a model that does not act yet.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         name: tensor.detach().to("cpu", torch.float32 if model.is_exact(name) else torch.bfloat16).contiguous()
-        for name, tensor in model.state_dict().items()
-        if not model.is_base(name)
+        for name, tensor in _own(model).items()
     }
     partial = folder / "model.safetensors.partial"
     save_file(tensors, partial, {"format": "pt"})
@@ -186,8 +186,8 @@ def load(folder: Path, base: Path | None = None, dtype: torch.dtype = torch.bflo
     base = base or base_weights()
     config = InstructVLAConfig.load(folder / "config.json")
     model = InstructVLA(config)
-    restore(model, folder)
     load_llama(model.decoder, base)
+    restore(model, folder)
     model.store_in(dtype)
     measured = folder / "statistics.json"
     statistics = ActionStatistics.from_dict(json.loads(measured.read_text())) if measured.is_file() else None
@@ -198,7 +198,7 @@ def load(folder: Path, base: Path | None = None, dtype: torch.dtype = torch.bflo
 def restore(model: InstructVLA, folder: Path) -> None:
     """Copy a checkpoint's tensors into `model`. Raises `ValueError` listing all that do not match."""
     stored = load_file(folder / "model.safetensors")
-    wanted = {name: tensor for name, tensor in model.state_dict().items() if not model.is_base(name)}
+    wanted = _own(model)
     problems = [f"missing {name}" for name in wanted.keys() - stored.keys()]
     problems += [f"unknown {name}" for name in stored.keys() - wanted.keys()]
     problems += [
@@ -209,3 +209,9 @@ def restore(model: InstructVLA, folder: Path) -> None:
     if problems:
         raise ValueError(f"{folder.name} does not fit the model: " + "; ".join(sorted(problems)))
     model.load_state_dict(stored, strict=False)
+
+
+def _own(model: InstructVLA) -> dict[str, torch.Tensor]:
+    """The tensors that a checkpoint of this model holds."""
+    tuned = model.config.tuned_backbone
+    return {name: tensor for name, tensor in model.state_dict().items() if tuned or not model.is_base(name)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -9,12 +10,19 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
-from model import checkpoints
-from model.instructvla import InstructVLA
+from model import checkpoints, released_checkpoints
+from model.batching import Batcher
+from model.config import is_hub_id
+from model.ensemble import WIDOWX
+from model.instructvla import LanguageModel
+from model.language import DecoderCache
 from model.policy import InstructPolicy
-from model.prompts import Prompter
+from model.released_checkpoints import Released
+from model.released_policy import ReleasedPolicy
 from model.streaming import inference, stream_text
+from model.tiling import MAX_TILES, tile
 from model.vision import preprocess
 from sim.interface import Image
 
@@ -23,19 +31,24 @@ logger = logging.getLogger(__name__)
 NANO = Path(__file__).resolve().parent.parent / "assets" / "checkpoints" / "nano"
 MAX_ANSWER_TOKENS = 64
 """The nano was trained on answers of at most a sentence or two."""
+MAX_RELEASED_ANSWER_TOKENS = 200
+"""As in upstream's demonstration (reference 4.2)."""
 
 
 class Engine:
     """Holds one model. `start` loads it in a thread; `policy` and `ask` wait for it.
 
-    `name` is "nano" (the embedded checkpoint) or the folder of a checkpoint.
+    `name` is "nano" (the embedded checkpoint), the folder of a checkpoint, ours or a released run, or the hub id of a
+    released run. `compat` names how faithful a released model is to what upstream got wrong (`model.config.COMPAT`).
+    Of the rollouts that want actions at the same time, up to `batch` are sampled in one pass; one by one is to the bit
+    what each would get alone.
     """
 
-    def __init__(self, name: str = "nano") -> None:
+    def __init__(self, name: str = "nano", compat: str = "released", batch: int = 1) -> None:
         self.name = name
+        self._compat, self._batch = compat, batch
         self.state: Literal["loading", "ready", "failed"] = "loading"
         self.error: str | None = None
-        self._folder = NANO if name == "nano" else Path(name)
         self._done = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -57,13 +70,13 @@ class Engine:
 
     def _load(self) -> None:
         try:
-            loaded = checkpoints.load(self._folder)
-            self.model: InstructVLA = loaded.model
-            self.prompter: Prompter = loaded.prompter
-            self.statistics, self.about = loaded.statistics, loaded.about
-            if self.model.config.lora.experts == 1:
-                self.model.decoder.merge()
+            self.loaded = self._read()
+            self.model: LanguageModel = self.loaded.model
             self.model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+            if isinstance(self.loaded, Released):
+                self.loaded.model.settle()
+            else:
+                self._sampler = Batcher(self.loaded.model, self._lock, self._batch)
             self.state = "ready"
         except Exception as error:
             logger.exception("The model could not be loaded")
@@ -71,12 +84,29 @@ class Engine:
         finally:
             self._done.set()
 
-    def policy(self, think: bool) -> InstructPolicy:
+    def _read(self) -> checkpoints.Loaded | Released:
+        self._folder = NANO if self.name == "nano" else Path(self.name)
+        if is_hub_id(self.name) and not self._folder.exists():
+            self._folder = released_checkpoints.fetch(self.name)
+        if released_checkpoints.is_released(self._folder):
+            return released_checkpoints.load(self._folder, self._compat)
+        loaded = checkpoints.load(self._folder)
+        if loaded.model.config.lora.experts == 1:
+            loaded.model.decoder.merge()
+        return loaded
+
+    def policy(self, think: bool) -> InstructPolicy | ReleasedPolicy:
         """A fresh closed-loop policy on this model's weights. Raises `ValueError` if it was never taught to."""
         self.wait()
-        if self.statistics is None:
+        loaded = self.loaded
+        if isinstance(loaded, Released):
+            measured = loaded.statistics_of(WIDOWX)
+            return ReleasedPolicy(loaded.model, loaded.prompter, measured, think=think, lock=self._lock)
+        if loaded.statistics is None:
             raise ValueError(f"{self.name} answers questions but has not been taught to act: train stage 1 first.")
-        return InstructPolicy(self.model, self.prompter, self.statistics, think=think, lock=self._lock)
+        return InstructPolicy(
+            loaded.model, loaded.prompter, loaded.statistics, think=think, lock=self._lock, sample=self._sampler
+        )
 
     def ask(
         self,
@@ -90,13 +120,34 @@ class Engine:
         `history` holds the (question, answer) turns before it about the same picture.
         """
         self.wait()
-        prompt = self.prompter.question(question, history)
         with inference(self.model, self._lock):
-            view = self.model.encode(preprocess(image, self.model.config.vision)[None].to(self.model.device))
-            embeds, cache = self.model.open_prompt(prompt, view, MAX_ANSWER_TOKENS)
-        tokens = self.model.decoder.generate(embeds, cache, MAX_ANSWER_TOKENS, self.prompter.stop_ids, text_only=True)
-        yield from stream_text(self.model, self.prompter, tokens, self._lock, should_stop)
+            embeds, cache, room = self._open(image, question, history)
+        prompter = self.loaded.prompter
+        tokens = self.model.decoder.generate(embeds, cache, room, prompter.stop_ids, text_only=True)
+        yield from stream_text(self.model, prompter, tokens, self._lock, should_stop)
+
+    def _open(
+        self, image: Image, question: str, history: Sequence[tuple[str, str]]
+    ) -> tuple[Tensor, DecoderCache, int]:
+        """A question's embeddings, a cache and the room for an answer. Released models see a picture in tiles."""
+        loaded = self.loaded
+        if isinstance(loaded, Released):
+            config, room = loaded.model.config, MAX_RELEASED_ANSWER_TOKENS
+            tiles = tile(image, config.vision.size, MAX_TILES).to(loaded.model.device)
+            prompt, view = loaded.prompter.question(question, (len(tiles),), history), loaded.model.encode(tiles)
+            return *loaded.model.open_prompt(prompt, view, room, config.compat.shared_cache), room
+        pixels = preprocess(image, loaded.model.config.vision)[None].to(loaded.model.device)
+        prompt, view = loaded.prompter.question(question, history=history), loaded.model.encode(pixels)
+        return *loaded.model.open_prompt(prompt, view, MAX_ANSWER_TOKENS), MAX_ANSWER_TOKENS
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights in use."""
+        self.wait()
+        if isinstance(self.loaded, Released):
+            return self.loaded.sha256
+        with (self._folder / "model.safetensors").open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def describe(self) -> str:
         """One line: which model speaks and what it was trained on."""
-        return self.about if self.state == "ready" else f"{self.name}: {self.state}"
+        return self.loaded.about if self.state == "ready" else f"{self.name}: {self.state}"

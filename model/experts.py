@@ -34,6 +34,8 @@ class GatedLora(nn.Module):
         bound = 1 / math.sqrt(inputs)
         self.lora_a = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
         self.lora_b = nn.ParameterList(torch.zeros(width, config.experts, config.rank) for width in outputs)
+        self.widths, self.split = list(outputs), shape[:3]
+        self._flat: tuple[Tensor, list[Tensor]] | None = None
         self.scale = config.alpha / config.rank
         self.dropout = config.dropout
 
@@ -46,17 +48,23 @@ class GatedLora(nn.Module):
         y = self.base(x)
         if not adapt:
             return y
-        low = F.linear(self._drop(x), self.lora_a.flatten(0, 2).to(x.dtype)) * self.scale
+        down, ups = self._flat if self._flat is not None else self._flatten(x.dtype)
+        low = F.linear(self._drop(x), down).view(-1, *self.split)
         if gates is not None:
-            projections, experts, rank, _ = self.lora_a.shape
-            low = low.unflatten(-1, (projections, experts, rank))
-            low = (low * gates[..., None, :, None].to(low.dtype)).flatten(-3)
-        widths = [len(b) for b in self.lora_b]
-        parts = zip(
-            y.flatten(0, 1).split(widths, -1), low.flatten(0, 1).chunk(len(widths), -1), self.lora_b, strict=True
-        )
-        adapted = [torch.addmm(start, part, b.flatten(1).to(x.dtype).T) for start, part, b in parts]
-        return (adapted[0] if len(adapted) == 1 else torch.cat(adapted, -1)).view_as(y)
+            low = low * gates.to(low.dtype).reshape(-1, 1, self.split[1], 1)
+        low, base = low.flatten(2), y.view(-1, y.shape[-1])
+        if len(ups) == 1:
+            return torch.addmm(base, low[:, 0], ups[0], alpha=self.scale).view_as(y)
+        parts = zip(base.split(self.widths, -1), low.unbind(1), ups, strict=True)
+        return torch.cat([torch.addmm(*part, alpha=self.scale) for part in parts], -1).view_as(y)
+
+    def prepare(self) -> None:
+        """Lay the experts' matrices out once, for inference alone: weights must not move or be cast after."""
+        self._flat = self._flatten(self.base.weight.dtype)
+
+    def _flatten(self, dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
+        """All A as one matrix, and each projection's B, transposed; views where nothing has to be cast."""
+        return self.lora_a.flatten(0, 2).to(dtype), [b.flatten(1).to(dtype).T for b in self.lora_b]
 
     def _drop(self, x: Tensor) -> Tensor:
         """Dropout with one mask for all tokens of a sequence: drawing one per token takes a CPU longer than LoRA."""
@@ -75,7 +83,7 @@ class GatedLora(nn.Module):
 
     def load_base(self, weights: Sequence[Tensor], biases: Sequence[Tensor] | None = None) -> None:
         """Copy one frozen (width, inputs) matrix per projection, and biases (width,), into the shared matrix."""
-        ends = list(accumulate((len(b) for b in self.lora_b), initial=0))
+        ends = list(accumulate(self.widths, initial=0))
         with torch.no_grad():
             for (start, end), weight in zip(pairwise(ends), weights, strict=True):
                 self.base.weight[start:end].copy_(weight)

@@ -23,33 +23,31 @@ from model.vision import Connector, DinoV2, pixel_shuffle
 
 @dataclass
 class View:
-    """One encoded batch of pictures: trunk tokens (B, 1 + N, Dv) and decoder image tokens (B, M, D)."""
+    """One encoded batch of pictures: what the action expert starts from, and the decoder's image tokens (B, M, D).
+
+    The expert's `trunk` is vision tokens (B, 1 + N, Dv) in the nano, normalised pictures (B, I, 3, S, S) in a released
+    model, whose expert has eyes of its own.
+    """
 
     trunk: Tensor
     tokens: Tensor
 
 
-class InstructVLA(nn.Module):
-    """Unified vision-language-action model (arXiv 2507.17520); weights are random until loaded."""
+class LanguageModel(nn.Module):
+    """What every InstructVLA has in common: a decoder that reads pictures and writes text and latent actions."""
 
-    def __init__(self, config: InstructVLAConfig) -> None:
+    decoder: Decoder
+    autocast: bool
+    """Whether use needs bf16 autocast, because weights of several dtypes meet."""
+
+    def __init__(self, queries: int) -> None:
         super().__init__()
-        self.config = config
-        self.vision = DinoV2(config.vision)
-        self.connector = Connector(config.vision, config.decoder.dim)
-        self.decoder = Decoder(config.decoder, config.lora, extra_tokens=config.queries + EXTRA_TOKENS)
-        self.action_expert = ActionExpert(config)
+        self.queries = queries
 
     @property
     def device(self) -> torch.device:
         """Where the weights live."""
         return self.decoder.new_rows.device
-
-    def encode(self, pixels: Tensor) -> View:
-        """Normalised pixels (B, 3, H, W) to both branches' tokens."""
-        trunk = self.vision.trunk(pixels)
-        vision = self.config.vision
-        return View(trunk, self.connector(pixel_shuffle(self.vision.tail(trunk), vision.grid, vision.shuffle)))
 
     def embed(self, ids: Tensor, image_positions: Tensor, image_tokens: Tensor) -> Tensor:
         """Token embeddings (B, T, D) with the image slots (boolean (B, T)) filled by `image_tokens` (B, M, D)."""
@@ -65,11 +63,36 @@ class InstructVLA(nn.Module):
         logits = self.decoder.logits(hidden[:, :-1][supervised])
         return F.cross_entropy(logits.float(), targets[supervised]), latents
 
-    def open_prompt(self, prompt: PromptIds, view: View, room: int) -> tuple[Tensor, DecoderCache]:
-        """Embeddings (1, T, D) of an open prompt, and a cache with room for it, `room` more tokens and the queries."""
+    def open_prompt(
+        self, prompt: PromptIds, view: View, room: int, shared: bool = False
+    ) -> tuple[Tensor, DecoderCache]:
+        """Embeddings (1, T, D) of an open prompt, and a cache with room for it, `room` more tokens and the queries.
+
+        `shared` is `Decoder.new_cache`'s.
+        """
         ids, positions = prompt.ids[None].to(self.device), prompt.image_positions[None].to(self.device)
-        cache = self.decoder.new_cache(ids.shape[1] + room + self.config.queries)
+        cache = self.decoder.new_cache(ids.shape[1] + room + self.queries, shared=shared)
         return self.embed(ids, positions, view.tokens), cache
+
+
+class InstructVLA(LanguageModel):
+    """Unified vision-language-action model (arXiv 2507.17520); weights are random until loaded."""
+
+    autocast = True
+
+    def __init__(self, config: InstructVLAConfig) -> None:
+        super().__init__(config.queries)
+        self.config = config
+        self.vision = DinoV2(config.vision)
+        self.connector = Connector(config.vision, config.decoder.dim)
+        self.decoder = Decoder(config.decoder, config.lora, extra_tokens=config.queries + EXTRA_TOKENS)
+        self.action_expert = ActionExpert(config)
+
+    def encode(self, pixels: Tensor) -> View:
+        """Normalised pixels (B, 3, H, W) to both branches' tokens."""
+        trunk = self.vision.trunk(pixels)
+        vision = self.config.vision
+        return View(trunk, self.connector(pixel_shuffle(self.vision.tail(trunk), vision.grid, vision.shuffle)))
 
     def read_latents(self, cache: DecoderCache, ids: Tensor) -> Tensor:
         """Append ids (1, T) that end in the queries to a decoded prefix; returns the latent action (1, Q, D)."""

@@ -25,28 +25,37 @@ from model.experts import GatedLora, ScaleHead
 
 IGNORE = -100
 """Label of a position that is not supervised."""
+FIRST_TABLE = 512
+"""Positions whose rotary waves are computed at first."""
 
 
 class DecoderCache:
     """Keys and values of every layer, preallocated, for one pass (K = 1) or two (gate pass, mixed pass).
 
     `length` tokens are valid; forward writes behind them and then advances. For use without gradients.
+
+    A `shared` cache has one row of slots for both passes, each of which sees what the other left (reference 2.3): an
+    accident of upstream's text generation, kept for comparison.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, shared: bool = False
+    ) -> None:
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros_like(self.keys)
+        self._rows = [list(zip(*pair, strict=True)) for pair in zip(self.keys, self.values, strict=True)]
         self.length = 0
+        self.shared = shared
 
     @property
     def capacity(self) -> int:
         """Tokens that fit."""
-        return self.keys.shape[-2]
+        return self.keys.shape[-2] // (2 if self.shared else 1)
 
     def crop(self, length: int) -> None:
         """Forget everything after the first `length` tokens. Raises `ValueError` if there are fewer."""
-        if not 0 <= length <= self.length:
-            raise ValueError(f"cannot crop a cache of {self.length} tokens to {length}")
+        if self.shared or not 0 <= length <= self.length:
+            raise ValueError(f"cannot crop a {'shared ' * self.shared}cache of {self.length} tokens to {length}")
         self.length = length
 
     def check(self, batch: int, tokens: int) -> None:
@@ -56,12 +65,17 @@ class DecoderCache:
         if self.length + tokens > self.capacity:
             raise ValueError(f"{self.length} + {tokens} tokens do not fit a cache of {self.capacity}; shorten the text")
 
+    def start(self, slot: int, tokens: int) -> int:
+        """Where pass `slot` writes `tokens` new keys, which is also how many it sees before them."""
+        return 2 * self.length + slot * tokens if self.shared else self.length
+
     def append(self, slot: int, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Store (B, kv_heads, T, d) behind the valid tokens; return all keys and values up to and including them."""
-        end = self.length + key.shape[2]
-        keys, values = self.keys[slot, layer], self.values[slot, layer]
-        keys[:, :, self.length : end] = key
-        values[:, :, self.length : end] = value
+        start = self.start(slot, key.shape[2])
+        end = start + key.shape[2]
+        keys, values = self._rows[0 if self.shared else slot][layer]
+        keys[:, :, start:end] = key
+        values[:, :, start:end] = value
         return keys[:, :, :end], values[:, :, :end]
 
 
@@ -88,6 +102,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis; the result has the weight's dtype."""
+        if x.dtype == self.weight.dtype == torch.float32:
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)  # the same in one step
         wide = x.float()
         normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return normed.to(self.weight.dtype) * self.weight
@@ -108,8 +124,7 @@ class Attention(nn.Module):
         """(B, T, dim) to (B, T, dim)."""
         heads = self.qkv(x, run.gates, run.adapt).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         rotated, value = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=1)
-        first, second = rotated.chunk(2, dim=-1)
-        rotated = rotated * run.cos + torch.cat([-second, first], -1) * run.sin
+        rotated = rotated * run.cos + rotated.roll(self.head_dim // 2, -1) * run.sin
         query, key = rotated.split((self.heads, self.kv_heads), dim=1)
         if run.cache is not None:
             key, value = run.cache.append(run.slot, layer, key, value)
@@ -149,8 +164,9 @@ class Layer(nn.Module):
 class Decoder(nn.Module):
     """Frozen base with LoRA experts, a scale head when K > 1, and `extra_tokens` trainable vocabulary rows.
 
-    Ids from `config.vocab` on are the new rows. The head is tied to the embeddings, base and new alike. The base may be
-    stored in bfloat16 (`cast_base`) while what trains stays float32: each layer computes in its base's dtype.
+    Ids from `config.vocab` on are the new rows. A tied head is the embeddings, base and new alike; an untied one is a
+    matrix of its own with a row for each of them. The base may be stored in bfloat16 (`cast_base`) while what trains
+    stays float32: each layer computes in its base's dtype.
     """
 
     def __init__(self, config: DecoderConfig, lora: LoraConfig, extra_tokens: int) -> None:
@@ -158,11 +174,15 @@ class Decoder(nn.Module):
         self.config = config
         self.experts = lora.experts
         self.merged = False
+        self._waves: tuple[Tensor, Tensor] | None = None
         self.embedding = nn.Embedding(config.vocab, config.dim).requires_grad_(False)
         self.new_rows = nn.Parameter(torch.randn(extra_tokens, config.dim) * 0.02)
         self.layers = nn.ModuleList(Layer(config, lora) for _ in range(config.layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.scale_head = ScaleHead(config.dim, lora) if lora.experts > 1 else None
+        self.head: nn.Linear | None = None
+        if not config.tied:
+            self.head = nn.Linear(config.dim, config.vocab + extra_tokens, bias=False).requires_grad_(False)
         nn.init.normal_(self.embedding.weight, std=0.02)
 
     @staticmethod
@@ -188,18 +208,30 @@ class Decoder(nn.Module):
                 module.merge()
         self.merged = True
 
+    def prepare(self) -> None:
+        """Lay out the experts' matrices once, a quarter off a short step of the mixed pass; see `GatedLora.prepare`."""
+        for module in self.modules():
+            if isinstance(module, GatedLora):
+                module.prepare()
+
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids (B, T) to embeddings (B, T, dim)."""
         base = self.embedding(ids.clamp(max=self.config.vocab - 1))
         new = F.embedding((ids - self.config.vocab).clamp(min=0), self.new_rows)
         return torch.where((ids >= self.config.vocab)[..., None], new, base)
 
-    def new_cache(self, capacity: int, batch: int = 1) -> DecoderCache:
-        """An empty cache for `capacity` tokens of `batch` sequences of equal length."""
+    def new_cache(self, capacity: int, batch: int = 1, shared: bool = False) -> DecoderCache:
+        """An empty cache for `capacity` tokens of `batch` sequences of equal length.
+
+        `shared` makes both passes use the same one, as upstream's text generation does; with one expert it changes
+        nothing.
+        """
         passes = 1 if self.scale_head is None else 2
         config, weight = self.config, self.embedding.weight
-        shape = (passes, config.layers, batch, config.kv_heads, capacity, config.dim // config.heads)
-        return DecoderCache(shape, weight.dtype, weight.device)
+        shared = shared and passes == 2
+        rows, length = (1, 2 * capacity) if shared else (passes, capacity)
+        shape = (rows, config.layers, batch, config.kv_heads, length, config.dim // config.heads)
+        return DecoderCache(shape, weight.dtype, weight.device, shared)
 
     def forward(self, embeds: Tensor, cache: DecoderCache | None = None) -> tuple[Tensor, Tensor]:
         """Embeddings (B, T, dim) to hidden states after the final norm (B, T, dim) and gates (B, T, K).
@@ -222,28 +254,39 @@ class Decoder(nn.Module):
         return hidden, gates
 
     def _traverse(self, x: Tensor, gates: Tensor | None, adapt: bool, cache: DecoderCache | None, slot: int) -> Tensor:
-        past, tokens, dtype = 0 if cache is None else cache.length, x.shape[1], self.norm.weight.dtype
+        tokens, dtype = x.shape[1], self.norm.weight.dtype
+        position, past = (0, 0) if cache is None else (cache.length, cache.start(slot, tokens))
         bias = None
         if tokens > 1:  # no token sees a later one
             bias = x.new_full((tokens, past + tokens), -torch.inf, dtype=dtype).triu(past + 1)
-        cos, sin = (wave.to(dtype) for wave in self._rotary(past, tokens, x.device))
+        cos, sin = self._rotary(position, tokens, x.device, dtype)
         run = _Pass(cos, sin, bias, gates, adapt, cache, slot)
         for index, layer in enumerate(self.layers):
             x = layer(x, run, index)
         return self.norm(x)
 
-    def _rotary(self, start: int, tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (T, head_dim) of positions start .. start + tokens - 1."""
-        half = self.config.dim // self.config.heads // 2
-        frequency = self.config.rope_theta ** (-torch.arange(half, device=device, dtype=torch.float32) / half)
-        angle = torch.arange(start, start + tokens, device=device, dtype=torch.float32)[:, None] * frequency
-        angle = torch.cat([angle, angle], -1)
-        return angle.cos(), angle.sin()
+    def _rotary(self, start: int, tokens: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (T, head_dim) of positions start .. start + tokens - 1, from a table that grows.
+
+        The first half of the sines is negative: they multiply the head's halves as swapped by a roll.
+        """
+        table = self._waves
+        if table is None or table[0].shape[0] < start + tokens or (table[0].device, table[0].dtype) != (device, dtype):
+            length = max(2 * (start + tokens), FIRST_TABLE)
+            half = self.config.dim // self.config.heads // 2
+            frequency = self.config.rope_theta ** (-torch.arange(half, device=device, dtype=torch.float32) / half)
+            angle = torch.arange(length, device=device, dtype=torch.float32)[:, None] * frequency
+            cos, sin = angle.cos(), angle.sin()
+            table = torch.cat([cos, cos], -1).to(dtype), torch.cat([-sin, sin], -1).to(dtype)
+            self._waves = table
+        return table[0][start : start + tokens], table[1][start : start + tokens]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., dim) to logits (..., vocab + extra_tokens). Select positions before, the head is big."""
         weight = self.embedding.weight
         hidden = hidden.to(weight.dtype)
+        if self.head is not None:
+            return self.head(hidden)
         return torch.cat([F.linear(hidden, weight), F.linear(hidden, self.new_rows.to(weight.dtype))], -1)
 
     @torch.no_grad()
@@ -254,21 +297,25 @@ class Decoder(nn.Module):
         max_new_tokens: int,
         stop_ids: Collection[int],
         text_only: bool = False,
+        gates: list[float] | None = None,
     ) -> Iterator[int]:
         """Yield greedy token ids that follow embeds (1, T, dim) until one of `stop_ids` (not yielded).
 
-        `text_only` chooses among the backbone's own tokens: an answer, say, never turns into an action.
+        `text_only` chooses among the backbone's own tokens: an answer, say, never turns into an action. `gates`
+        receives, just before each token, the first expert's weight in the state that the token was read from.
 
         Exhausted, the iterator leaves the prompt and every yielded token in the cache, ready for what comes next.
         """
-        hidden, _ = self(embeds, cache)
+        hidden, mixed = self(embeds, cache)
         for _ in range(max_new_tokens):
             logits = self.logits(hidden[0, -1])
             token = int((logits[: self.config.vocab] if text_only else logits).argmax())
             if token in stop_ids:
                 return
+            if gates is not None:
+                gates.append(float(mixed[0, -1, 0]))
             yield token
-            hidden, _ = self(self.embed(torch.tensor([[token]], device=embeds.device)), cache)
+            hidden, mixed = self(self.embed(torch.tensor([[token]], device=embeds.device)), cache)
 
 
 def load_llama(decoder: Decoder, source: Path | Mapping[str, Tensor]) -> None:

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 import numpy as np
 import torch
 
+from model.batching import Batcher, Sampler
 from model.data.statistics import ActionStatistics
 from model.instructvla import InstructVLA, View
 from model.language import DecoderCache
@@ -35,9 +36,18 @@ class InstructPolicy:
     """A rollout's view of a shared model: implements `sim.interface.Policy`, plus a stream of its thoughts."""
 
     def __init__(
-        self, model: InstructVLA, prompter: Prompter, statistics: ActionStatistics, *, think: bool, lock: threading.Lock
+        self,
+        model: InstructVLA,
+        prompter: Prompter,
+        statistics: ActionStatistics,
+        *,
+        think: bool,
+        lock: threading.Lock,
+        sample: Sampler | None = None,
     ) -> None:
+        """`sample` is shared by the policies that may be sampled together; None: this one always alone."""
         self._model, self._prompter, self._statistics, self._lock = model, prompter, statistics, lock
+        self._sample = sample or Batcher(model, lock)
         self._think = think
         self.timings: dict[str, float] = {}
         self.reset("")
@@ -47,6 +57,8 @@ class InstructPolicy:
         self.instruction = instruction
         self.thought = ""
         self.focus: dict[str, tuple[float, float]] | None = None
+        self.gate: float | None = None
+        """The action expert's share, 0..1, in the latest piece of the thought; None where there is one expert."""
         self._latents: torch.Tensor | None = None
         self._queue: list[Action] = []
         self._age = 0
@@ -101,10 +113,16 @@ class InstructPolicy:
             embeds, cache = self._model.open_prompt(
                 self._prompter.think(self.instruction), view, MAX_THOUGHT_TOKENS
             )
-        tokens = self._model.decoder.generate(embeds, cache, MAX_THOUGHT_TOKENS, self._prompter.stop_ids)
+        gates: list[float] = []
+        tokens = self._model.decoder.generate(
+            embeds, cache, MAX_THOUGHT_TOKENS, self._prompter.stop_ids, gates=gates
+        )
         self.thought = ""
         for piece in stream_text(self._model, self._prompter, tokens, self._lock, should_stop):
             self.thought += piece
+            if self._model.decoder.experts > 1:
+                self.gate = sum(gates) / len(gates)
+            gates.clear()
             yield piece
         self._prefix, self._view = cache, view
         self.timings = {"think": 1e3 * (time.perf_counter() - started)}
@@ -147,11 +165,10 @@ class InstructPolicy:
                 trunk = self._model.vision.trunk(pixels)
         else:
             trunk = view.trunk
-        with self._guard():
-            chunk, context = self._model.act(trunk, self._latents, proprio, noise)
+        chunk, points = self._sample(trunk, self._latents, proprio, noise)
         self._prefix = self._view = None
         self._queue = list(self._statistics.unnormalise(chunk[0].float().cpu().numpy())[:EXECUTE])
-        source, target = context.points[0].tolist()
+        source, target = points[0].tolist()
         self.focus = {"source": tuple(source), "target": tuple(target)}
         timings["flow"] = 1e3 * (time.perf_counter() - started)
         self.timings = timings

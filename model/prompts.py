@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from model.config import InstructVLAConfig
+from model.config import InstructVLAConfig, ReleasedConfig
 from model.language import IGNORE
 
 EXTRA_TOKENS = 3
@@ -76,13 +76,12 @@ def collate(prompts: Sequence[PromptIds]) -> Batch:
 class Prompter:
     """Builds sequences for one model: open prompts to be continued, and complete training examples."""
 
-    def __init__(self, tokenizer: Tokenizer, config: InstructVLAConfig) -> None:
+    def __init__(self, tokenizer: Tokenizer, config: InstructVLAConfig | ReleasedConfig) -> None:
         self._tokenizer = tokenizer
         self._vocab, self._slots, self._system = config.decoder.vocab, config.vision.tokens, config.system_prompt
         self._start, self._end = self._control("<|im_start|>"), self._control("<|im_end|>")
-        first_mark = config.decoder.vocab + config.queries
-        self._image_start, self._image_end, self._image_slot = range(first_mark, first_mark + EXTRA_TOKENS)
-        self.query_ids = torch.arange(config.decoder.vocab, first_mark)
+        self._image_start, self._image_end, self._image_slot = self._image_marks(config)
+        self.query_ids = torch.arange(config.decoder.vocab, config.decoder.vocab + config.queries)
         """(Q,) ids of the latent queries. After a finished thought they are all that is missing: the model has written
         the space that separates them itself."""
         self.stop_ids = frozenset({self._end, config.decoder.vocab})
@@ -90,20 +89,24 @@ class Prompter:
 
     def act(self, instruction: str) -> PromptIds:
         """Open prompt for direct action: `query_ids` follow."""
-        return self._open(ACT.format(instruction))
+        return self._continued(self._user(ACT.format(instruction)))
 
     def think(self, instruction: str) -> PromptIds:
         """Open prompt for a thought, then `query_ids`."""
-        return self._open(THINK.format(instruction))
+        return self._continued(self._user(THINK.format(instruction)))
 
-    def question(self, text: str, history: Sequence[tuple[str, str]] = ()) -> PromptIds:
-        """Open prompt for an answer about the picture, after (question, answer) turns about the same one."""
-        if not history:
-            return self._open(text)
+    def question(
+        self, text: str, tiles: Sequence[int] = (1,), history: Sequence[tuple[str, str]] = ()
+    ) -> PromptIds:
+        """Open prompt for an answer about pictures of so many `tiles` each; none is plain chat.
+
+        `history` holds (question, answer) turns before it about the same pictures. The nano knows one picture of one
+        tile.
+        """
         pieces: list[_Piece] = []
         for asked, answered in history:
-            pieces += [*self._user(asked, image=not pieces), *self._assistant(answered, False)]
-        return self._sequence([*pieces, *self._user(text, image=False), self._header("assistant\n")])
+            pieces += [*self._user(asked, () if pieces else tiles), *self._assistant(answered, False)]
+        return self._continued([*pieces, *self._user(text, () if pieces else tiles)])
 
     def act_example(self, instruction: str) -> PromptIds:
         """Training sequence: direct action."""
@@ -124,9 +127,9 @@ class Prompter:
         """
         pieces: list[_Piece] = []
         for question, answer in turns:
-            pieces += [*self._user(question, image=not pieces), *self._assistant(answer, False)]
+            pieces += [*self._user(question, () if pieces else (1,)), *self._assistant(answer, False)]
         if instruction is not None:
-            pieces += [*self._user(ACT.format(instruction), image=not pieces), *self._assistant(None, True)]
+            pieces += [*self._user(ACT.format(instruction), () if pieces else (1,)), *self._assistant(None, True)]
         return self._sequence(pieces)
 
     def thought_ids(self, thought: str) -> Tensor:
@@ -137,8 +140,14 @@ class Prompter:
         """Text of generated ids, control and new tokens left out."""
         return self._tokenizer.decode([i for i in ids if i < self._vocab], skip_special_tokens=True)
 
-    def _open(self, user: str) -> PromptIds:
-        return self._sequence([*self._user(user), self._header("assistant\n")])
+    def _continued(self, turns: Sequence[_Piece], said: Sequence[int] = ()) -> PromptIds:
+        """A sequence that the assistant goes on with, after what it has `said` already."""
+        return self._sequence([*turns, self._header("assistant\n"), _Piece(list(said))])
+
+    def _image_marks(self, config: InstructVLAConfig | ReleasedConfig) -> tuple[int, int, int]:
+        """Ids of the start of a picture, its end, and one of its slots."""
+        first = config.decoder.vocab + config.queries
+        return first, first + 1, first + 2
 
     def _control(self, name: str) -> int:
         token = self._tokenizer.token_to_id(name)
@@ -152,12 +161,16 @@ class Prompter:
     def _header(self, text: str) -> _Piece:
         return _Piece([self._start, *self._text(text)])
 
-    def _user(self, text: str, image: bool = True) -> list[_Piece]:
-        closing = [self._end, *self._text("\n")]
-        if not image:
-            return [self._header(f"user\n{text}"), _Piece(closing)]
-        picture = [self._image_start, *[self._image_slot] * self._slots, self._image_end]
-        return [self._header("user\n"), _Piece([*picture, *self._text(f"\n{text}"), *closing])]
+    def _user(self, text: str, tiles: Sequence[int] = (1,)) -> list[_Piece]:
+        """A user's turn: pictures of so many tiles each, numbered if there are several, and then the text."""
+        before, pieces = "user\n", []
+        for number, count in enumerate(tiles, 1):
+            before += f"<image {number}>" if len(tiles) > 1 else ""
+            picture = [self._image_start, *[self._image_slot] * (count * self._slots), self._image_end]
+            pieces += [self._header(before) if number == 1 else _Piece(self._text(before)), _Piece(picture)]
+            before = "\n"
+        said = self._text(before + text) if tiles else self._header(before + text).ids
+        return [*pieces, _Piece(said), _Piece([self._end, *self._text("\n")])]
 
     def _assistant(self, text: str | None, queries: bool) -> list[_Piece]:
         said = self._text(f"{text} " if queries else text) if text is not None else []
@@ -171,7 +184,7 @@ class Prompter:
             pieces = [self._header(f"system\n{self._system}"), _Piece([self._end, *self._text("\n")]), *pieces]
         ids = torch.tensor([i for piece in pieces for i in piece.ids])
         said = torch.tensor([piece.supervised for piece in pieces for _ in piece.ids])
-        queries = (ids >= self._vocab) & (ids < self._image_start)
+        queries = (ids >= self._vocab) & (ids < self._vocab + len(self.query_ids))
         return PromptIds(ids, ids.where(said, IGNORE), ids == self._image_slot, queries)
 
 

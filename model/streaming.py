@@ -8,22 +8,22 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
-from model.instructvla import InstructVLA
+from model.instructvla import LanguageModel
 from model.prompts import Prompter
 
 
 @contextmanager
-def inference(model: InstructVLA, lock: threading.Lock) -> Iterator[None]:
-    """One forward pass: alone on the model, without gradients, in bf16 autocast."""
+def inference(model: LanguageModel, lock: threading.Lock) -> Iterator[None]:
+    """One forward pass: alone on the model, without gradients, in bf16 autocast where the model needs it."""
     with ExitStack() as stack:
         stack.enter_context(lock)
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(torch.autocast(model.device.type, torch.bfloat16))
+        stack.enter_context(torch.inference_mode())
+        stack.enter_context(torch.autocast(model.device.type, torch.bfloat16, enabled=model.autocast))
         yield
 
 
 def stream_text(
-    model: InstructVLA,
+    model: LanguageModel,
     prompter: Prompter,
     tokens: Iterator[int],
     lock: threading.Lock,

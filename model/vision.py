@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from model.attention import attend
-from model.config import VisionConfig
+from model.config import SiglipConfig, VisionConfig
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,19 +33,24 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block with LayerScale and an optional FiLM between attention and MLP."""
+    """Pre-norm transformer block with LayerScale and an optional FiLM between attention and MLP.
 
-    def __init__(self, dim: int, heads: int) -> None:
+    That is DINOv2's. With `mlp` given it is SigLIP's: that many hidden units, GELU by tanh, no LayerScale.
+    """
+
+    def __init__(self, dim: int, heads: int, mlp: int | None = None) -> None:
         super().__init__()
         self.heads = heads
+        hidden = MLP_RATIO * dim if mlp is None else mlp
+        self.gelu: Literal["none", "tanh"] = "none" if mlp is None else "tanh"
         self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
-        self.scale1 = nn.Parameter(torch.ones(dim))
+        self.scale1 = nn.Parameter(torch.ones(dim)) if mlp is None else 1.0
         self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.fc1 = nn.Linear(dim, MLP_RATIO * dim)
-        self.fc2 = nn.Linear(MLP_RATIO * dim, dim)
-        self.scale2 = nn.Parameter(torch.ones(dim))
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+        self.scale2 = nn.Parameter(torch.ones(dim)) if mlp is None else 1.0
 
     def forward(self, x: Tensor, film: Film | None = None) -> Tensor:
         """Map (B, N, dim) to (B, N, dim). FiLM is x * (1 + gamma) + beta, after the attention residual."""
@@ -57,7 +62,7 @@ class Block(nn.Module):
         if film is not None:
             gamma, beta = film
             x = x * (1 + gamma) + beta
-        return x + self.scale2 * self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        return x + self.scale2 * self.fc2(F.gelu(self.fc1(self.norm2(x)), approximate=self.gelu))
 
 
 class DinoV2(nn.Module):
@@ -105,7 +110,7 @@ def pixel_shuffle(tokens: Tensor, grid: tuple[int, int], factor: int) -> Tensor:
 class Connector(nn.Module):
     """LayerNorm and a two-layer MLP from pixel-shuffled features to decoder width (InternVL's `mlp1`)."""
 
-    def __init__(self, vision: VisionConfig, dim: int) -> None:
+    def __init__(self, vision: VisionConfig | SiglipConfig, dim: int) -> None:
         super().__init__()
         folded = vision.dim * vision.shuffle**2
         self.norm = nn.LayerNorm(folded)

@@ -11,21 +11,33 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
 from sim.interface import Action, Observation, Policy, StepResult
-from sim.suite import Suite, TaskSpec
-from sim.tasks import SceneSpec
-from sim.worker import TABLETOP, SimWorker, WorkerError, WorkerPool, WorkerStartError
+from sim.suite import Suite, Task
+from sim.twins import Scene
+from sim.worker import SimWorker, WorkerError, WorkerPool, WorkerStartError
 
+T = TypeVar("T")
 PolicyFactory = Callable[[], Policy]
 """Makes the policy of one episode. Policies of several episodes act at the same time from several threads; those that
 share weights share a lock. A policy with `needs_image` False before a step gets that step without an image."""
+
+
+class Pool(AbstractContextManager["Pool"], Protocol):
+    """The part of `sim.worker.WorkerPool` used here."""
+
+    size: int
+
+    def attempt(self, job: Callable[[SimWorker], T]) -> T: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,7 @@ class TaskReport:
     wilson_high: float
     mean_steps: float
     control_hz: float
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,16 @@ class Report:
     control_hz: float
     tasks: list[TaskReport]
     results: list[EpisodeResult]
+
+    @classmethod
+    def load(cls, path: Path) -> Report:
+        """Read what `save` wrote. Raises ValueError for anything else."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            tasks = [TaskReport(**task) for task in content.pop("tasks")]
+            return cls(tasks=tasks, results=[EpisodeResult(**result) for result in content.pop("results")], **content)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is no report of `evaluate --json` ({type(error).__name__}: {error}).") from None
 
     def save(self, path: Path) -> None:
         """Write as JSON, in one move, so that a reader never meets half a file."""
@@ -121,7 +144,8 @@ def evaluate(
     record: bool = False,
     on_episode: Callable[[EpisodeResult, list[bytes]], None] | None = None,
     image_size: tuple[int, int] = (640, 480),
-    world: str = TABLETOP,
+    world: str | None = None,
+    open_pool: Callable[..., Pool] = WorkerPool,
 ) -> Report:
     """Play every task of the suite and report.
 
@@ -136,19 +160,23 @@ def evaluate(
         record: render every step, also those whose image the policy does not need.
         on_episode: called in this thread after each newly played episode with its JPEG frames, first to last.
         image_size: (width, height) of the frames in pixels.
+        world: another simulator than the suite's own, as "module:callable".
+        open_pool: where the simulators are, here or (`sim.cluster.RayPool`) elsewhere; `make_policy` is called there.
 
     Raises:
-        ValueError: the kept episodes belong to another run, or a scene is impossible.
+        ValueError: the kept episodes belong to another run, a scene is impossible, or its assets are not here.
         WorkerStartError: the simulator cannot be built here.
     """
-    scenes = [(task, scene) for task in suite.tasks for scene in task.scenes(episodes)]
+    if world is None:
+        suite.require_assets()
+    scenes = list(suite.scenes(episodes))
     journal = Journal(json_path.with_suffix(".episodes.jsonl"), suite, model, resume) if json_path else None
     finished = dict(journal.finished) if journal else {}
     todo = [(task, scene) for task, scene in scenes if (task.name, scene.seed) not in finished]
 
     if todo:
         with (
-            WorkerPool(min(workers, len(todo)), image_size, world=world) as pool,
+            open_pool(min(workers, len(todo)), image_size, world=world or suite.world) as pool,
             ThreadPoolExecutor(pool.size) as threads,
             tqdm(total=len(scenes), initial=len(scenes) - len(todo), unit="ep", disable=not progress) as bar,
         ):
@@ -195,6 +223,7 @@ def summarise(suite: Suite, model: str, results: Sequence[EpisodeResult]) -> Rep
                 wilson_high=high,
                 mean_steps=float(np.mean([result.steps for result in own if result.error is None] or [0])),
                 control_hz=_rate(own),
+                group=task.group,
             )
         )
     return Report(
@@ -217,8 +246,13 @@ class Journal:
         self.path = path
         self.finished: dict[tuple[str, int], EpisodeResult] = {}
         # Everything that changes an episode; the number of seeds does not.
-        tasks = [task.model_dump(mode="json", exclude={"seeds"}) | {"vary": sorted(task.vary)} for task in suite.tasks]
+        tasks = [task.model_dump(mode="json", exclude={"seeds"}) for task in suite.tasks]
+        for task in tasks:
+            if "vary" in task:
+                task["vary"].sort()
         head: dict[str, object] = {"model": model, "suite": suite.name, "tasks": tasks}
+        if suite.success != "first":
+            head["success"] = suite.success
         if resume and path.exists():
             self._read(head)
         else:
@@ -250,7 +284,7 @@ class Journal:
 
 
 def _attempt(
-    pool: WorkerPool, make_policy: PolicyFactory | Literal["expert"], task: TaskSpec, scene: SceneSpec, record: bool
+    pool: Pool, make_policy: PolicyFactory | Literal["expert"], task: Task, scene: Scene, record: bool
 ) -> tuple[EpisodeResult, list[bytes]]:
     """One episode, repeated on a fresh simulator after a failure, and an error result after the second."""
 
@@ -267,7 +301,7 @@ def _attempt(
 
 
 def play(
-    worker: SimWorker, policy: Policy, scene: SceneSpec, task: str = "", record: bool = False
+    worker: SimWorker, policy: Policy, scene: Scene, task: str = "", record: bool = False
 ) -> tuple[EpisodeResult, list[bytes]]:
     """Play one episode to its end; returns the result and the JPEG frames that were rendered."""
     policy.reset(scene.text, scene.seed)
@@ -275,7 +309,10 @@ def play(
     observation = worker.reset(scene, render)
     frames = [worker.last_jpeg] if render else []
     began = time.perf_counter()
+    then = getattr(scene, "then", None)
     while True:
+        if then is not None and observation.step == then[0]:
+            policy.reset(then[1], scene.seed)
         action = policy.act(observation)
         render = record or _needs_image(policy)
         result: StepResult = worker.step(action, render)

@@ -143,7 +143,7 @@ def _spot_beside(state: Snapshot, source: Thing, target: Thing) -> Vector:
 def _fetch(state: Snapshot, thing: Thing) -> Action:
     """Go above the thing, descend along a funnel, close."""
     point, yaw = _grasp(state, thing)
-    over_all = _highest_between(state, point, exclude=thing) + FINGERTIP + 0.02
+    over_all = highest_between(state, point, exclude=thing) + FINGERTIP + 0.02
     return _descend(state, point, yaw, clear=thing.top + FINGERTIP + 0.01, cruise=over_all)
 
 
@@ -175,7 +175,7 @@ def _carry(state: Snapshot, source: Thing, place: Vector, surface: float) -> Act
     off = max(np.linalg.norm(position[:2] - above) for position in (state.tool, state.commanded))
     if off < 0.012 and state.tool[2] < release + 0.008:
         return _move(state, state.commanded, None, OPEN)
-    obstacle = _highest_between(state, np.array([above[0], above[1], 0.0]), exclude=source)
+    obstacle = highest_between(state, np.array([above[0], above[1], 0.0]), exclude=source)
     cruise = max(CRUISE, obstacle + hanging + 0.02, surface + hanging + 0.04)
     height = min(release + 2.0 * max(0.0, float(off) - 0.012), cruise)
     return _move(state, _climb_first(state, np.array([above[0], above[1], height])), None, CLOSE)
@@ -194,7 +194,7 @@ def _unwind(state: Snapshot) -> Action:
     return _move(state, state.tool + np.array([0.0, 0.0, STEP]), None, OPEN if state.opening > 0.5 else CLOSE)
 
 
-def _highest_between(state: Snapshot, goal: Vector, exclude: Thing) -> float:
+def highest_between(state: Snapshot, goal: Vector, exclude: Thing) -> float:
     """Top of the highest other thing that the hand passes on its straight way to `goal` [m]."""
     start, way = state.tool[:2], goal[:2] - state.tool[:2]
     length = float(np.linalg.norm(way)) + 1e-9

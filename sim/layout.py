@@ -89,7 +89,7 @@ def draw_distractors(spec: SceneSpec, generator: np.random.Generator) -> list[st
     if spec.objects is not None:
         return list(spec.objects)
     catalog = objects.catalog()
-    taken = {object_id for object_id in (spec.goal.source, spec.goal.target) if object_id in catalog}
+    taken = {object_id for object_id in spec.named if object_id in catalog}
     looks = {(catalog[object_id].name, catalog[object_id].colours) for object_id in taken}
     free = [info for info in catalog.values() if info.role == "graspable" and not info.unseen]
     pool = [info.id for info in free if info.id not in taken]
@@ -125,18 +125,18 @@ def _place(
 def draw_layout(spec: SceneSpec) -> Layout:
     """Lay out a scene. Same spec, same layout. Extra objects for which there is no free place are left out."""
     generator = np.random.default_rng([spec.seed, 7])
-    goal, drawer_task = spec.goal, spec.goal.kind in ("open", "close")
-    wanted = [] if drawer_task else [object_id for object_id in (goal.target, goal.source) if object_id]
+    drawer_task = spec.goal.kind in ("open", "close")
+    wanted = [] if drawer_task else spec.named
     poses: dict[str, tuple[float, float, float]] = {}
     for _ in range(50):
         placed, poses = _Placed(), {}
         for object_id in wanted:
             info = objects.get(object_id)
             keep_off = None
-            if goal.kind == "near" and object_id == goal.source and goal.target is not None:
-                other = objects.get(goal.target)
-                least = info.radius + other.radius + 2 * NEAR_GAP
-                keep_off = (poses[goal.target][:2], least) if goal.target in poses else None
+            for step in spec.steps:
+                if step.kind == "near" and object_id == step.source and step.target in poses:
+                    least = info.radius + objects.get(step.target).radius + 2 * NEAR_GAP
+                    keep_off = (poses[step.target][:2], least)
             pose = _place(info, placed, FINGER_ROOM, generator, keep_off, drawer_task)
             if pose is not None:
                 poses[object_id] = pose

@@ -10,7 +10,7 @@ from sim.interface import ACTION_DIM, Action, Observation, StepResult
 from sim.layout import Layout, draw_layout
 from sim.robots import openness, tool_rpy
 from sim.snapshot import Snapshot
-from sim.success import HOLD_STEPS, satisfied
+from sim.success import HOLD_STEPS, achieved, satisfied
 from sim.tasks import SceneSpec
 from sim.world import FULL_SIZE, World
 
@@ -55,10 +55,11 @@ class Tabletop:
             raise ValueError(f"An action is {ACTION_DIM} finite numbers, not {action!r}.")
         self._world.advance(action)
         self._step += 1
-        goal = self._active.goal
-        self._streak = self._streak + 1 if satisfied(goal, self.snapshot(), self._first, self._world) else 0
+        spec = self._active
+        self._streak = self._streak + 1 if achieved(spec, self.snapshot(), self._first, self._world) else 0
         success = self._streak >= HOLD_STEPS
-        return StepResult(self.observe(render), success, success or self._step >= self._active.limit)
+        over = self._step >= spec.limit or (success and spec.ending == "first")
+        return StepResult(self.observe(render), success, over)
 
     def observe(self, render: bool = True) -> Observation:
         """What the robot sees and feels now.
@@ -90,8 +91,10 @@ class Tabletop:
         return self._world.snapshot(self._layout)
 
     def expert_action(self) -> Action:
-        """What the scripted expert would do now, whatever happened before."""
-        return expert_action(self._active.goal, self.snapshot())
+        """What the scripted expert would do now, whatever happened before: the first step that is not done."""
+        state, steps = self.snapshot(), self._active.steps
+        undone = (goal for goal in steps[:-1] if not satisfied(goal, state, self._first, self._world))
+        return expert_action(next(undone, steps[-1]), state)
 
     def keypoints(self) -> dict[str, Keypoint]:
         """Where source and target are (for drawers: the handle, as both): u, v in the frame, x, y, z in the base."""

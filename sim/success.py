@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sim.snapshot import Snapshot, Thing
-from sim.tasks import CLOSED_TRAVEL, LIFT_HEIGHT, NEAR_GAP, ON_GAP, OPEN_TRAVEL, Goal
+from sim.tasks import CLOSED_TRAVEL, LIFT_HEIGHT, NEAR_GAP, ON_GAP, OPEN_TRAVEL, Goal, SceneSpec
 
 if TYPE_CHECKING:
     from sim.world import World
@@ -18,6 +18,15 @@ STILL = 0.03
 """Below this speed [m/s] a thing counts as still."""
 MOVED = 0.03
 """A thing counts as moved when it is this far from its first place [m]."""
+
+
+def achieved(spec: SceneSpec, state: Snapshot, first: dict[str, Thing], world: World) -> bool:
+    """Whether every step of the scene holds now, or one of the goals that are as good."""
+    if all(satisfied(goal, state, first, world) for goal in spec.steps):
+        return True
+    # An extra object for which there was no room is not there.
+    there = [goal for goal in spec.also if {goal.source, goal.target} - {None} <= {*state.things, *state.drawers}]
+    return any(satisfied(goal, state, first, world) for goal in there)
 
 
 def satisfied(goal: Goal, state: Snapshot, first: dict[str, Thing], world: World) -> bool:

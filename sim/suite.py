@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from sim.tasks import Goal, Kind, SceneSpec, Variation, sample_goal
+from sim import twin_assets
+from sim.tasks import Ending, Goal, Kind, SceneSpec, Variation, sample_goal
+from sim.twins import TWINS, Scene, TwinScene
+from sim.worker import SIMPLER, TABLETOP
 
 SUITES = Path(__file__).resolve().parents[1] / "assets" / "suites"
 
@@ -54,23 +57,37 @@ class Seeds(_Strict):
         return self
 
 
-class TaskSpec(_Strict):
-    """One row of a result table: a goal, or a family whose goals are drawn from the seeds, and its scenes."""
+class Task(_Strict):
+    """One row of a result table."""
 
     name: str = Field(min_length=1, max_length=80)
+    group: str = Field(default="", max_length=80)
+    instruction: str | None = Field(default=None, min_length=1, max_length=500)
+    step_limit: int | None = Field(default=None, ge=1, le=1000)
+
+    def scenes(self, episodes: int | None = None) -> Iterator[Scene]:
+        """The scenes of the first `episodes` seeds (all: None)."""
+        raise NotImplementedError
+
+
+class TaskSpec(Task):
+    """A goal on our own table, or a family whose goals are drawn from the seeds, and its scenes."""
+
     kind: Kind | None = None
     goal: Goal | None = None
+    then: Goal | None = None
+    also: tuple[Goal, ...] = ()
     seeds: Seeds = Seeds()
     distractors: int = Field(default=1, ge=0, le=5)
     objects: tuple[str, ...] | None = None
     vary: frozenset[Variation] = frozenset()
-    instruction: str | None = Field(default=None, min_length=1, max_length=500)
-    step_limit: int | None = Field(default=None, ge=1, le=1000)
 
     @model_validator(mode="after")
     def _check(self) -> TaskSpec:
         if (self.kind is None) == (self.goal is None):
             raise ValueError("give either kind (goals drawn from the seeds) or goal (one fixed goal)")
+        if (self.then or self.also) and self.goal is None:
+            raise ValueError("then and also need a fixed goal")
         self.scene(self.seeds.start)  # an impossible scene should fail now, not in the middle of a run
         return self
 
@@ -82,6 +99,8 @@ class TaskSpec(_Strict):
             goal = sample_goal(self.kind, seed)
         return SceneSpec(
             goal=goal,
+            then=self.then,
+            also=self.also,
             seed=seed,
             distractors=self.distractors,
             objects=self.objects,
@@ -96,17 +115,40 @@ class TaskSpec(_Strict):
         yield from (self.scene(self.seeds.start + index) for index in range(count))
 
 
+class TwinTask(Task):
+    """An official SimplerEnv scene; its episodes are played in the order of their ids."""
+
+    scene: str
+
+    @model_validator(mode="after")
+    def _check(self) -> TwinTask:
+        if self.scene not in TWINS:
+            raise ValueError(f"there is no scene {self.scene!r}; choose one of {', '.join(TWINS)}")
+        return self
+
+    def scenes(self, episodes: int | None = None) -> Iterator[TwinScene]:
+        """The first `episodes` of the official episodes (all: None)."""
+        count = TWINS[self.scene].episodes
+        for seed in range(count if episodes is None else min(episodes, count)):
+            yield TwinScene(twin=self.scene, seed=seed, instruction=self.instruction, step_limit=self.step_limit)
+
+
 class Suite(_Strict):
     """A named list of tasks. The reported figure is the mean of the tasks' success rates, each task weighing the same.
 
     `success` declares the semantics, which move results by tens of points elsewhere: "first" means that an episode ends
-    and succeeds at the first control step at which the task's rule holds, and fails at the step limit.
+    and succeeds at the first control step at which the task's rule holds, and fails at the step limit; "last" that it
+    runs to the step limit and succeeds if the rule holds then.
     """
 
     name: str = Field(min_length=1, max_length=80)
     description: str = ""
-    success: Literal["first"]
+    pack: Literal["tabletop"] = "tabletop"
+    success: Ending
     tasks: tuple[TaskSpec, ...] = Field(min_length=1)
+
+    world: ClassVar[str] = TABLETOP
+    """The simulator that plays it, for `SimWorker`."""
 
     @model_validator(mode="after")
     def _check(self) -> Suite:
@@ -115,6 +157,35 @@ class Suite(_Strict):
         if repeated:
             raise ValueError(f"two tasks are called {repeated[0]!r}")
         return self
+
+    def scenes(self, episodes: int | None = None) -> Iterator[tuple[Task, Scene]]:
+        """Every episode with its task; `episodes` of each task (None: as many as the suite says)."""
+        for task in self.tasks:
+            for scene in task.scenes(episodes):
+                yield task, scene.model_copy(update={"ending": self.success})
+
+    def limited(self, steps: int) -> Self:
+        """The same suite with another step limit for every task."""
+        return self.model_copy(
+            update={"tasks": tuple(task.model_copy(update={"step_limit": steps}) for task in self.tasks)}
+        )
+
+    def require_assets(self) -> None:
+        """Raise `ValueError` in one line where files are missing that do not come with the project."""
+
+
+class SimplerSuite(Suite):
+    """Official SimplerEnv scenes. `success` "last" is SimplerEnv's own: every episode is played to its step limit, and
+    succeeds if the rule holds at its last step."""
+
+    pack: Literal["simpler"]  # type: ignore[assignment]
+    tasks: tuple[TwinTask, ...] = Field(min_length=1)  # type: ignore[assignment]
+
+    world: ClassVar[str] = SIMPLER
+
+    def require_assets(self) -> None:
+        for task in self.tasks:
+            twin_assets.require(task.scene)
 
 
 def suite_names() -> list[str]:
@@ -149,7 +220,8 @@ def load_suite(name_or_path: str | Path) -> Suite:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: a suite is a mapping with name, success and tasks.")
     try:
-        return Suite.model_validate(content)
+        kind = SimplerSuite if content.get("pack") == "simpler" else Suite
+        return kind.model_validate(content)
     except ValidationError as error:
         raise ValueError(f"{path}{_first(error)}") from None
 

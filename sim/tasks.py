@@ -12,6 +12,8 @@ from sim import objects
 from sim.objects import ObjectInfo
 
 Kind = Literal["pick", "put_on", "put_in", "stack", "near", "open", "close"]
+Ending = Literal["first", "last"]
+"""When success counts: at the first step at which the rule holds, or at the last step of a whole episode."""
 Variation = Literal["light", "texture", "camera"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 DRAWERS = ("top", "middle", "bottom")
@@ -115,11 +117,19 @@ def rule(goal: Goal) -> str:
 
 
 class SceneSpec(BaseModel):
-    """A scene: the goal's things, `distractors` more drawn from `seed` (or exactly `objects`), and what varies."""
+    """A scene: the goal's things, `distractors` more drawn from `seed` (or exactly `objects`), and what varies.
+
+    `then` is a second goal: both have to hold. `also` are further goals, each of which is as good as the whole; what
+    they are about has to be among `objects`. `ending`: "first" ends the episode with the first success, "last" plays
+    all steps and asks whether the rule holds at the last one.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     goal: Goal
+    then: Goal | None = None
+    also: tuple[Goal, ...] = ()
+    ending: Ending = "first"
     seed: int = Field(ge=0)
     distractors: int = Field(default=1, ge=0, le=5)
     objects: tuple[str, ...] | None = None
@@ -133,22 +143,52 @@ class SceneSpec(BaseModel):
         for object_id in extra:
             if objects.get(object_id).role == "fixture":
                 raise ValueError(f"{object_id!r} is a fixture; it cannot be laid out as an extra object.")
-        wanted = [object_id for object_id in (self.goal.source, self.goal.target) if object_id] + list(extra)
-        if len(set(wanted)) != len(wanted):
+        named = self.named
+        if set(named) & set(extra) or len(set(extra)) != len(extra):
             raise ValueError("An object can be in a scene only once.")
+        if self.then is not None and any(goal.kind in ("open", "close") for goal in self.steps):
+            raise ValueError("A drawer cannot be one of two steps: the two goals have to be about objects.")
+        if not {name for goal in self.also for name in (goal.source, goal.target) if name} <= {*named, *extra}:
+            raise ValueError("What `also` is about must be in the scene: name it under objects.")
         if len(extra) > 5:
             raise ValueError("A scene holds at most 5 extra objects.")
         return self
 
     @property
+    def steps(self) -> tuple[Goal, ...]:
+        """What has to hold at once, in the order in which it is done."""
+        return (self.goal,) if self.then is None else (self.goal, self.then)
+
+    @property
+    def named(self) -> list[str]:
+        """Objects and drawers that the steps name, each once."""
+        return list(dict.fromkeys(name for goal in self.steps for name in (goal.target, goal.source) if name))
+
+    @property
+    def family(self) -> str:
+        """The task family."""
+        return self.goal.kind
+
+    @property
+    def template(self) -> str:
+        """The plain command for each step."""
+        return ", then ".join(map(instruction, self.steps))
+
+    @property
+    def rule(self) -> str:
+        """The success rule in words."""
+        whole = ", and ".join(map(rule, self.steps))
+        return ", or ".join([whole, *map(rule, self.also)])
+
+    @property
     def text(self) -> str:
         """The instruction the policy gets."""
-        return self.instruction if self.instruction is not None else instruction(self.goal)
+        return self.instruction if self.instruction is not None else self.template
 
     @property
     def limit(self) -> int:
         """Control steps until the episode ends."""
-        return self.step_limit if self.step_limit is not None else STEP_LIMITS[self.goal.kind]
+        return self.step_limit if self.step_limit is not None else sum(STEP_LIMITS[goal.kind] for goal in self.steps)
 
 
 def goals(kind: Kind) -> list[Goal]:

@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 TABLETOP = "sim.scenes:Tabletop"
+SIMPLER = "sim.simpler:Simpler"
+EITHER = "sim.packs:EitherPack"
+"""The worlds there are: our own table, the official scenes, and one that plays both."""
 START_DEADLINE_S = 180.0
 """Importing ManiSkill, compiling shaders and loading every mesh takes tens of seconds on a busy two-core machine."""
 RECYCLE_AT = 18
@@ -72,6 +75,7 @@ class SimWorker:
         self.start_deadline_s = start_deadline_s
         self._world = world
         self._render_threads = render_threads
+        self.restarts = 0
         self._lock = threading.RLock()
         self._jpeg: bytes | None = None
         self._closed = False
@@ -134,6 +138,11 @@ class SimWorker:
         """Whether the process is there and has not failed a call."""
         return not self._broken and self._process.is_alive()
 
+    @property
+    def pid(self) -> int | None:
+        """The process's id."""
+        return self._process.pid
+
     def run(self, function: Callable[..., T], *args: Any, deadline_s: float | None = None) -> T:
         """Call an importable `function(*args, world)` inside the process and return its (picklable) result."""
         result: T = self._request(Run(function, args), function.__name__, deadline_s or self.deadline_s)
@@ -141,6 +150,7 @@ class SimWorker:
 
     def restart(self) -> None:
         """Replace the process by a fresh one; returns at once, the next call waits until it is ready."""
+        self.restarts += 1
         self._finalizer()
         with self._lock:
             self._start()
@@ -280,6 +290,16 @@ class WorkerPool:
         if not worker.healthy:
             worker.restart()
         self._free.put(worker)
+
+    @property
+    def restarts(self) -> int:
+        """How often a process was replaced: broken ones, and those that had built enough scenes."""
+        return sum(worker.restarts for worker in self._workers)
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the simulators."""
+        return [worker.pid for worker in self._workers if worker.pid is not None]
 
     def attempt(self, job: Callable[[SimWorker], T]) -> T:
         """Run `job` on a leased worker; after a WorkerError once more on a fresh process, then let the error out."""

@@ -5,7 +5,6 @@ Objects that a scene does not use are parked: taken out of physics and rendering
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -23,12 +22,19 @@ from sim import objects
 from sim.interface import CONTROL_HZ
 from sim.layout import TABLE_Z, TEXTURES, Layout
 from sim.objects import ASSETS, ObjectInfo
-from sim.rendering import on_nvidia
-from sim.robots import BASE_POSE, CAMERA, HOME_QPOS, POINTING_DOWN, WidowX, openness
+from sim.robots import BASE_POSE, HOME_QPOS, WidowX
 from sim.snapshot import Snapshot, Thing
+from sim.stage import (
+    FULL_SIZE,
+    SIM_HZ,
+    Stage,
+    body_rows,
+    camera_config,
+    render_backend,
+    rotation,
+    set_body_rows,
+)
 
-SIM_HZ = 500
-FULL_SIZE = (640, 480)
 PARK_Z = -5.0
 TABLE_X, TABLE_Y = (-0.75, 0.55), (-0.75, 0.80)
 """The table's extent in the world [m]: it fills the lower part of the camera's view."""
@@ -41,15 +47,13 @@ def _quaternion(yaw: float) -> list[float]:
     return [float(np.cos(yaw / 2)), 0.0, 0.0, float(np.sin(yaw / 2))]
 
 
-class World(BaseEnv):
+class World(Stage, BaseEnv):
     """ManiSkill environment with robot, table, catalog and cabinet; `arrange(layout)` sets the stage."""
 
     SUPPORTED_OBS_MODES = ("none",)
     SUPPORTED_REWARD_MODES = ("none",)
 
     def __init__(self, image_size: tuple[int, int] = FULL_SIZE, shader: str = "default") -> None:
-        scale = np.array([image_size[0] / FULL_SIZE[0], image_size[1] / FULL_SIZE[1], 1.0])
-        intrinsic = np.array([[623.588, 0, 319.501], [0, 623.588, 239.545], [0, 0, 1]]) * scale[:, None]
         self.actors: dict[str, Actor] = {}
         self._present: list[str] = []
         self.cabinet: Articulation
@@ -58,19 +62,10 @@ class World(BaseEnv):
             reward_mode="none",
             robot_uids=WidowX,
             sim_backend="physx_cpu",
-            render_backend="gpu" if torch.cuda.is_available() and on_nvidia() else "cpu",
-            sensor_configs={
-                CAMERA: dict(
-                    width=image_size[0],
-                    height=image_size[1],
-                    intrinsic=intrinsic,
-                    shader_pack=shader,
-                    near=0.02,
-                    far=5.0,
-                )
-            },
+            render_backend=render_backend(),
+            sensor_configs=camera_config(image_size, shader, near=0.02, far=5.0),
         )
-        self._camera = self._sensors[CAMERA].camera._render_cameras[0]
+        self.open_camera()
         self._camera_rest = self._camera.local_pose
 
     @property
@@ -193,16 +188,7 @@ class World(BaseEnv):
         shift = sapien.Pose(self._camera_rest.p + np.array(layout.camera_shift), self._camera_rest.q)
         self._camera.set_local_pose(shift * sapien.Pose(q=[w, x, y, z]))
 
-    # ---- stepping
-
-    def advance(self, action: NDArray[np.float32]) -> None:
-        """One control step of 0.2 s; ManiSkill's own `step` costs twice as much in bookkeeping."""
-        command = action.copy()
-        command[6] = 2.0 * np.clip(action[6], 0.0, 1.0) - 1.0
-        self.agent.set_action(torch.from_numpy(command)[None])
-        physics = self.scene.px
-        for _ in range(SIM_HZ // CONTROL_HZ):
-            physics.step()
+    # ---- contacts
 
     def grasped(self, object_id: str) -> bool:
         """Whether both fingers press on the object."""
@@ -217,34 +203,15 @@ class World(BaseEnv):
 
     # ---- state
 
-    @property
-    def _arm(self) -> Any:
-        return self.agent.controller.controllers["arm"]
-
-    def commanded_pose(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Tool position [m] and orientation (wxyz) in the base frame that the controller is heading for."""
-        raw = self._arm._target_pose.raw_pose[0].double().numpy()
-        return raw[:3], raw[3:]
-
-    def finger_position(self) -> float:
-        """Mean position of the two finger joints [m]."""
-        return float(self._robot.get_qpos()[6:].mean())
-
-    @property
-    def _robot(self) -> Any:
-        return self.agent.robot._objs[0]
-
     def snapshot(self, layout: Layout) -> Snapshot:
         """Robot and the layout's objects in the base frame."""
         base = BASE_POSE.inv()
-        tool = base * self._arm.ee_link._objs[0].entity.pose
-        position, quaternion = self.commanded_pose()
         things = {}
         for object_id in layout.poses:
             actor = self.actors[object_id]
             pose = base * actor._objs[0].pose
             speed = float(np.linalg.norm(actor._bodies[0].linear_velocity))
-            things[object_id] = Thing(objects.get(object_id), pose.p.astype(float), _rotation(pose.q), speed)
+            things[object_id] = Thing(objects.get(object_id), pose.p.astype(float), rotation(pose.q), speed)
         drawers, handles = {}, {}
         if layout.cabinet is not None:
             qpos = self.cabinet._objs[0].get_qpos()
@@ -254,79 +221,29 @@ class World(BaseEnv):
                 handle = self.cabinet.links_map[f"handle_{name}"]._objs[0].entity.pose
                 handles[name] = (base * handle).p.astype(float)
         return Snapshot(
-            tool=tool.p.astype(float),
-            tool_rotation=_rotation(tool.q) * POINTING_DOWN.inv(),
-            commanded=position,
-            commanded_rotation=_rotation(quaternion) * POINTING_DOWN.inv(),
-            opening=openness(self.finger_position()),
+            **self.hand(),
             things=things,
-            pressed=self._pressed(things),
+            pressed=self.pressed({name: self.actors[name] for name in things}),
             drawers=drawers,
             handles=handles,
         )
 
-    def _pressed(self, object_ids: Iterable[str]) -> frozenset[str]:
-        bodies = {self.actors[object_id]._bodies[0]: object_id for object_id in object_ids}
-        fingers = [link._objs[0] for link in (self.agent.finger1_link, self.agent.finger2_link)]
-        touching: dict[str, set[int]] = {}
-        for contact in self.scene.px.get_contacts():
-            for body, other in (contact.bodies, contact.bodies[::-1]):
-                if body in bodies and other in fingers and any(np.any(point.impulse) for point in contact.points):
-                    touching.setdefault(bodies[body], set()).add(fingers.index(other))
-        return frozenset(object_id for object_id, sides in touching.items() if len(sides) == 2)
-
     def physics_state(self, layout: Layout) -> dict[str, NDArray[np.float64]]:
         """Flat arrays: "robot" (16,) qpos, qvel; "commanded" (7,); "objects" (13 n,) as laid out; "cabinet" (6,)."""
         cabinet = self.cabinet._objs[0]
-        rows = []
-        for object_id in layout.poses:
-            body, pose = self.actors[object_id]._bodies[0], self.actors[object_id]._objs[0].pose
-            rows.append(np.concatenate([pose.p, pose.q, body.linear_velocity, body.angular_velocity]))
         return {
-            "robot": np.concatenate([self._robot.get_qpos(), self._robot.get_qvel()]).astype(float),
-            "commanded": np.concatenate(self.commanded_pose()),
-            "objects": np.concatenate(rows).astype(float) if rows else np.zeros(0),
+            **self.robot_state(),
+            "objects": body_rows(self.actors[object_id] for object_id in layout.poses),
             "cabinet": np.concatenate([cabinet.get_qpos(), cabinet.get_qvel()]).astype(float),
         }
 
     def set_physics_state(self, layout: Layout, state: dict[str, NDArray[np.float64]]) -> None:
         """Restore what `physics_state` gave for the same layout."""
-        robot = np.asarray(state["robot"], dtype=np.float32)
-        self._robot.set_qpos(robot[:8])
-        self._robot.set_qvel(robot[8:])
-        commanded = torch.tensor(np.asarray(state["commanded"]), dtype=torch.float32)[None]
-        self._arm.set_state({"target_pose": commanded})
-        for object_id, row in zip(layout.poses, np.asarray(state["objects"]).reshape(-1, 13), strict=True):
-            body, entity = self.actors[object_id]._bodies[0], self.actors[object_id]._objs[0]
-            entity.set_pose(sapien.Pose(row[:3], row[3:7]))
-            body.linear_velocity, body.angular_velocity = row[7:10], row[10:]
+        self.set_robot_state(state)
+        set_body_rows((self.actors[object_id] for object_id in layout.poses), state["objects"])
         cabinet = np.asarray(state["cabinet"], dtype=np.float32)
         self.cabinet._objs[0].set_qpos(cabinet[: len(cabinet) // 2])
         self.cabinet._objs[0].set_qvel(cabinet[len(cabinet) // 2 :])
-
-    # ---- looking
-
-    def picture(self) -> NDArray[np.uint8]:
-        """Render the 3rd-view camera: (height, width, 3) uint8 RGB."""
-        self.scene.sub_scenes[0].update_render()
-        self._camera.take_picture()
-        colour = self._camera.get_picture("Color")
-        if colour.dtype != np.uint8:
-            colour = (np.clip(colour, 0.0, 1.0) * 255).astype(np.uint8)
-        return np.ascontiguousarray(colour[..., :3])
-
-    def project_base(self, point: NDArray[np.floating]) -> tuple[float, float]:
-        """Point in the robot's base frame [m] to (u, v), 0..1 inside the image."""
-        forward, left, up = (self._camera.local_pose.inv() * sapien.Pose(point)).p
-        camera = self._camera
-        u = (camera.cx - camera.fx * left / forward) / camera.width
-        v = (camera.cy - camera.fy * up / forward) / camera.height
-        return float(u), float(v)
-
-
-def _rotation(quaternion_wxyz: NDArray[np.floating]) -> Rotation:
-    w, x, y, z = (float(value) for value in quaternion_wxyz)
-    return Rotation.from_quat([x, y, z, w])
 
 
 def _render_body(entity: sapien.Entity) -> Any:

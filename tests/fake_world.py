@@ -129,3 +129,23 @@ class Stubborn(FakeWorld):
         if self.seed == 5:
             raise RuntimeError("solver diverged")
         return super().expert_action() * np.float32(1 - self.seed % 2)
+
+
+class CarrotWorld(FakeWorld):
+    """A carrot on the left, a mug on the right."""
+
+    def visible_objects(self) -> dict[str, Any]:
+        return {"carrot": (0.25, 0.5, 0.0, 0.0, 0.0), "mug": (0.75, 0.5, 0.0, 0.0, 0.0)}
+
+
+class Patient(FakeWorld):
+    """Knows the semantics "last": goes on to the limit after a success."""
+
+    def reset(self, spec: Any, render: bool = True) -> Observation:
+        self.ending = spec.ending
+        return super().reset(spec, render)
+
+    def step(self, action: np.ndarray, render: bool = True) -> StepResult:
+        result = super().step(action, render)
+        over = self.count >= self.limit or (result.success and self.ending == "first")
+        return StepResult(result.observation, result.success, over)

@@ -21,7 +21,8 @@ from sim.suite import load_suite
 from sim.tasks import KINDS
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ["", "doctor", "evaluate", "collect", "train", "train align", "train stage1", "bench", "ask"]
+COMMANDS = ["", "doctor", "evaluate", "compare", "collect", "train", "train align", "train stage1", "train stage2",
+            "serve-model", "bench", "ask", "quiz"]  # fmt: skip
 
 
 def run(*arguments: str) -> str:
@@ -85,15 +86,17 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         cli.main()
 
 
-def test_serve_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serve_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import app.page
 
     seen: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(app.page, "serve", lambda *arguments: seen.append(arguments))
+    monkeypatch.setattr(app.page, "serve", lambda *arguments, settings: seen.append((*arguments, settings.queue)))
     run("--model", "expert", "--host", "127.0.0.1", "--port", "0", "--workers", "3")
     monkeypatch.setattr(cli, "check_port", lambda host, port: None)
-    run("--model", "expert")
-    assert seen == [("expert", "127.0.0.1", 0, 3), ("expert", "127.0.0.1", 7860, 1)]
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("queue: 5")
+    run("--model", "expert", "--settings", str(settings))
+    assert seen == [("expert", "127.0.0.1", 0, 3, 32), ("expert", "127.0.0.1", 7860, 1, 5)]
 
 
 def test_a_taken_port_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,8 +121,8 @@ def test_evaluate_prints_a_row_per_task(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(sim.evaluate, "evaluate", play)
     text = run("evaluate", "--suite", "tabletop-basic", "--model", "expert", "--episodes", "4", "--workers", "1",
                "--json", str(tmp_path / "r.json"))  # fmt: skip
-    assert seen == {"make_policy": "expert", "model": "expert", "episodes": 4, "workers": 1,
-                    "json_path": tmp_path / "r.json"}  # fmt: skip
+    assert seen == {"make_policy": "expert", "model": "expert", "episodes": 4, "workers": 1, "record": False,
+                    "on_episode": None, "json_path": tmp_path / "r.json"}  # fmt: skip
     for task in load_suite("tabletop-basic").tasks:
         assert any(line.startswith(task.name) and "2/4" in line for line in text.splitlines())
     assert "50.0%" in text
@@ -202,7 +205,8 @@ def test_train_passes_its_options_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     run("train", "stage1", "--data", data, "--aligned", data, "--out", out, "--minutes", "5", "--freeze-language")
     assert seen == [
         (tmp_path, tmp_path, Path(out), {"minutes": None, "steps": 7, "seed": 3}),
-        (tmp_path, tmp_path, Path(out), {"minutes": 5.0, "steps": 20_000, "seed": 0, "freeze_language": True}),
+        (tmp_path, tmp_path, Path(out), {"minutes": 5.0, "steps": 20_000, "seed": 0, "freeze_language": True,
+                                             "without": None}),
     ]
 
 

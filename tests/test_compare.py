@@ -1,195 +1,178 @@
-"""Pairs: one frame clock, the same scene and noise in both arms, and figures that add up."""
+"""Reports side by side: pairs, exact test, tables, pictures; and the baselines that stand in them."""
 
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import gradio as gr
+import numpy as np
 import pytest
+from PIL import Image
 
-from app.compare import Pair, Trial, add_up, play_pair, record_vote
-from app.controller import Simulator, ThinkingPolicy
-from app.events import Command, Event, Frame, Outcome, SceneReady, ThoughtStarted
-from app.recording import find
-from app.sessions import Sessions
-from app.steering import Steering
-from app.views import compare as view
-from app.views.compare import Tab, figures, layout, validate
-from tests.test_controller import SPEC, FakePolicy, FakeSimulator
-from tests.test_page_states import DrawnPool, DrawnSimulator, FakePilot
+import app.cli as cli
+from app.baselines import PlannedPolicy, Planner, RandomPolicy, told_the_truth
+from app.endpoint import ChatEndpoint
+from app.evaluating import failure_videos
+from sim.compare import group_means, markdown, mcnemar, pairing, plot
+from sim.evaluate import EpisodeResult, Report, evaluate, summarise
+from sim.interface import Action, Observation
+from sim.suite import Seeds, Suite, TaskSpec, load_suite
+from tests import fake_world
+from tests.chat_server import chat_server
+from tests.test_cli import fail, run
+from tests.test_evaluate import SIZE, NoisyPolicy
 
-REQUEST: Any = SimpleNamespace(session_hash="tab")
-COMMANDS = [Command(SPEC, think, seed=11) for think in (True, False)]
-
-
-class Silent(FakePolicy):
-    thinking_due = property(lambda self: False)  # type: ignore[assignment]
-
-
-def pair_of(simulators: Sequence[FakeSimulator], steering: Steering | None = None) -> list[tuple[int, Event]]:
-    made: list[FakePolicy] = []
-
-    def make(command: Command, simulator: Simulator) -> ThinkingPolicy:
-        made.append(FakePolicy() if command.think else Silent())
-        return made[-1]
-
-    events = list(play_pair(COMMANDS, simulators, make, steering or Steering()))
-    assert [policy.seed for policy in made] == [11, 11] and len({policy.instruction for policy in made}) == 1
-    return events
+SUITE = Suite(
+    name="toy",
+    success="first",
+    tasks=tuple(
+        TaskSpec(name=name, group=group, kind="open", seeds=Seeds(count=4), step_limit=3)
+        for name, group in (("a", "plain"), ("b", "plain"), ("c", "odd"))
+    ),
+)
 
 
-def test_two_simulators_share_one_frame_clock() -> None:
-    steps = [0, 0]
-    for side, event in pair_of([FakeSimulator(solved_at=4), FakeSimulator(solved_at=6)]):
-        if isinstance(event, Frame):
-            steps[side] = event.step
-            assert steps[1] <= steps[0] <= steps[1] + 1 or steps[0] == 4
-    assert steps == [4, 6]
+def report(model: str, solved: dict[str, str], suite: Suite = SUITE) -> Report:
+    """`solved`: task -> a digit per seed."""
+    results = [
+        EpisodeResult(task, 1_000_000 + i, "", mark == "1", 3, 1.0)
+        for task, marks in solved.items()
+        for i, mark in enumerate(marks)
+    ]
+    return summarise(suite, model, results)
 
 
-def test_one_simulator_plays_arm_after_arm_and_finds_the_same() -> None:
-    alone = pair_of([FakeSimulator()])
-    assert [side for side, _ in alone] == sorted(side for side, _ in alone)
-    together = pair_of([FakeSimulator(), FakeSimulator()])
-    for side in (0, 1):
-        told = [[type(event) for s, event in events if s == side] for events in (alone, together)]
-        assert told[0] == told[1]
-    assert any(isinstance(event, ThoughtStarted) for side, event in alone if side == 0)
-    assert not any(isinstance(event, ThoughtStarted) for side, event in alone if side == 1)
+FIRST = report("off", {"a": "0000", "b": "1100", "c": "1111"})
+SECOND = report("on", {"a": "1111", "b": "1110", "c": "0111"})
 
 
-def test_an_arms_seconds_leave_out_the_other_arm() -> None:
-    class Slow(FakeSimulator):
-        def step(self, *arguments: Any, **options: Any) -> Any:
-            threading.Event().wait(0.05)
-            return super().step(*arguments, **options)
-
-    events = pair_of([FakeSimulator(), Slow()])
-    seconds = {side: event.seconds for side, event in events if isinstance(event, Outcome)}
-    assert seconds[1] >= 0.2 > seconds[0]
+def test_mcnemar_has_the_textbook_values() -> None:
+    assert mcnemar(0, 0) == 1.0 and mcnemar(5, 5) == 1.0
+    assert mcnemar(5, 0) == pytest.approx(2 * 0.5**5) and mcnemar(0, 5) == mcnemar(5, 0)
+    assert mcnemar(9, 1) == pytest.approx(2 * 11 / 1024)
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_stop_ends_both_arms(count: int) -> None:
-    steering, simulators, seen = Steering(), [FakeSimulator() for _ in range(count)], []
-    for side, event in play_pair(COMMANDS, simulators, lambda *_: Silent(), steering):
-        seen.append((side, event))
-        if isinstance(event, Frame) and event.step == 2:
-            steering.halt()
-    assert sum(isinstance(event, Frame) for _, event in seen) <= 4
-    assert all(event.stopped for _, event in seen if isinstance(event, Outcome))
-    assert count == 2 or not any(side == 1 for side, event in seen if isinstance(event, SceneReady))
+def test_pairs_are_of_the_same_task_and_seed() -> None:
+    pair = pairing(FIRST, SECOND)
+    assert (pair.episodes, pair.gained, pair.lost) == (12, 5, 1)
+    assert pair.p == mcnemar(5, 1)
+    short = report("short", {"a": "1", "b": "1", "c": "1"})
+    assert pairing(FIRST, short).episodes == 3
+    with pytest.raises(ValueError, match="cannot be compared"):
+        pairing(FIRST, report("x", {"a": "1", "b": "1", "c": "1"}, SUITE.model_copy(update={"name": "other"})))
 
 
-def pairs(*results: tuple[bool, bool]) -> list[Pair]:
-    return [Pair("pick it up", i, (Trial(a, 20 + i, 2.0), Trial(b, 30, 1.0 + i))) for i, (a, b) in enumerate(results)]
+def test_groups_and_the_whole_are_unweighted_means_over_tasks() -> None:
+    assert group_means(FIRST) == {"plain": 0.25, "odd": 1.0, "all": pytest.approx(0.5)}
 
 
-def test_figures_match_the_textbook() -> None:
-    result = add_up(pairs(*[(True, False)] * 6, (False, True), *[(True, True)] * 3))
-    assert result.successes == (9, 4) and result.discordant == (6, 1)
-    assert result.p == pytest.approx(2 * (1 + 7) / 2**7)  # exact binomial: 1 or fewer of 7, both tails
-    assert result.intervals[0] == pytest.approx((0.5958, 0.9821), abs=1e-3)
-    assert result.median_steps == (24.5, 30) and result.median_seconds == (2.0, 5.5)
-    assert add_up(pairs((True, True))).p == 1.0
-    html = figures(result)
-    assert "9 of 10" in html and "60%\u201398%" in html and "p = 0.12" in html
-    with pytest.raises(ValueError, match="no finished pair"):
-        add_up([])
+def test_tables_name_every_model_and_the_picture_is_one(tmp_path: Path) -> None:
+    text = markdown([FIRST, SECOND])
+    assert "| on | 87.5% | 75.0% | 83.3% | 10 of 12 |" in text and "+5 / -1 of 12 | 0.22 |" in text
+    assert "| b | 2/4 | 3/4 |" in text and "first step" in text
+    assert len({line.count("|") for line in text.split("\n\n")[1].splitlines()}) == 1
+    plot([FIRST, SECOND], tmp_path / "deep" / "means.png")
+    assert Image.open(tmp_path / "deep" / "means.png").size[0] > 400
 
 
-def test_votes_from_many_threads_are_whole_lines(tmp_path: Path) -> None:
-    file = tmp_path / "votes.jsonl"
-    threads = [threading.Thread(target=record_vote, args=(file, {"vote": "left", "n": n})) for n in range(20)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(json.loads(line)["n"] for line in file.read_text().splitlines()) == list(range(20))
+def test_the_command_compares_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    FIRST.save(tmp_path / "off.json")
+    SECOND.save(tmp_path / "on.json")
+    assert Report.load(tmp_path / "on.json") == SECOND
+    out = run("compare", *(str(tmp_path / f"{n}.json") for n in ("off", "on")), "--markdown", str(tmp_path / "t.md"),
+              "--png", str(tmp_path / "t.png"))  # fmt: skip
+    assert (tmp_path / "t.md").read_text() in out and (tmp_path / "t.png").exists()
+    (tmp_path / "no.json").write_text("{}")
+    assert "no report" in fail(monkeypatch, capsys, "compare", str(tmp_path / "no.json"))
 
 
-class TwoOutcomes(DrawnPool):
-    """Every second simulator never gets there."""
+def test_thinking_and_planners_arrive_where_they_belong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[tuple] = []
 
-    def lease(self) -> FakeSimulator:
-        self.out.append(DrawnSimulator(solved_at=4 if len(self.out) % 2 == 0 else 99))
-        return self.out[-1]
+    class Engine:
+        def fingerprint(self) -> str:
+            return "abc"
 
+        def policy(self, think: bool) -> NoisyPolicy:
+            seen.append(("think", think))
+            return NoisyPolicy()
 
-def tab(recordings: Path, size: int = 2) -> tuple[Tab, view.Widgets, Sessions]:
-    sessions = Sessions(TwoOutcomes(), size=size)
-    with gr.Blocks():
-        widgets = layout()
-    return Tab(widgets, FakePilot(), sessions, recordings), widgets, sessions
+    def play(suite: Suite, make: Any, model: str, **options: Any) -> Report:
+        if callable(make):
+            make()
+        seen.append((model, suite.tasks[0].instruction, options["record"]))
+        return report(model, {"a": "1", "b": "1", "c": "1"})
 
-
-def test_pairs_are_counted_and_can_be_watched_again(tmp_path: Path) -> None:
-    handlers, ui, sessions = tab(tmp_path / "recordings")
-    updates: dict[Any, Any] = {}
-    for update in handlers.run("pick", 5, "", 2, False, [], REQUEST):
-        updates |= update
-    played = updates[ui.played]
-    assert [pair.seed for pair in played] == [5, 6] and updates[ui.seed] == 7 and sessions.holding == 0
-    assert [trial.success for pair in played for trial in pair.trials] == [True, False] * 2
-    assert "2 of 2" in updates[ui.figures] and len(updates[ui.pairs].samples) == 2
-    again = handlers.replay(1, played)
-    for side, (name, think) in enumerate((("left", True), ("right", False))):
-        recording = find(played[1].trials[side].recording, tmp_path / "recordings")
-        assert recording is not None and recording.about()["think"] is think
-        assert again[ui.videos[side]].autoplay and f'data-video="video-{name}"' in again[ui.timelines[side]]
-    (tmp_path / "recordings" / played[1].trials[0].recording / "events.jsonl").unlink()
-    assert "no longer here" in handlers.replay(1, played)[ui.status]
-
-
-@pytest.mark.parametrize("coin", [0.1, 0.9])
-def test_a_blind_pair_tells_nothing_before_the_vote(
-    coin: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(view.random, "random", lambda: coin)
-    handlers, ui, _ = tab(tmp_path / "recordings")
-    shown, updates = [], {}
-    for update in handlers.run("pick", 5, "", 10, True, [], REQUEST):
-        assert update, "Gradio refuses an update of nothing"
-        updates |= update
-        shown += [str(update[w]) for w in (*ui.titles, *ui.lines, *ui.thoughts, ui.status, ui.figures) if w in update]
-    assert not any("hinking" in text or "expert" in text or " s " in text for text in shown)
-    assert ui.played not in updates and not updates[ui.run].interactive
-    pending = updates[ui.pending]
-    result = handlers.vote("left", [], pending)
-    order = [text[4:-5] for text in (result[ui.titles[0]], result[ui.titles[1]])]
-    assert order == (["Thinking off", "Thinking on"] if coin < 0.5 else ["Thinking on", "Thinking off"])
-    assert len(result[ui.played]) == 1 and result[ui.run].interactive
-    assert "Scripted expert" in result[ui.thoughts[order.index("Thinking on")]], "what was hidden shows now"
-    (vote,) = (json.loads(line) for line in (tmp_path / "votes.jsonl").read_text().splitlines())
-    assert vote["vote"] == "left" and [vote["left"], vote["right"]] == order and vote["fingerprint"] == "0123abcd"
-    assert ui.played not in handlers.vote("left", [], None), "a second click counts nothing"
+    monkeypatch.setattr("sim.evaluate.evaluate", play)
+    monkeypatch.setattr(cli, "load", lambda name: Engine())
+    common = ["evaluate", "--suite", "tabletop-instruct"]
+    run(*common, "--think", "off")
+    own = load_suite("tabletop-instruct").tasks[0].instruction
+    assert seen == [("think", False), ("nano (abc), not thinking", own, False)]
+    seen.clear()
+    out = run(*common, "--planner-oracle", "--failures", str(tmp_path))
+    assert seen == [("think", True), ("nano (abc), thinking, oracle planner", None, True)]
+    assert "mean success, plain" in out
+    seen.clear()
+    run(*common, "--model", "random")
+    assert seen == [("random", own, False)]
 
 
-def test_a_vote_that_cannot_be_kept_costs_one_line(tmp_path: Path) -> None:
-    handlers, ui, _ = tab(tmp_path / "recordings")
-    (tmp_path / "votes.jsonl").mkdir()
-    pending = view.Pending(pairs((True, False))[0], (0, 1), ("", ""))
-    result = handlers.vote("bad", [], pending)
-    assert "could not be kept" in result[ui.status] and len(result[ui.played]) == 1
+def test_planner_options_are_checked(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    common = ["evaluate", "--suite", "tabletop-basic"]
+    assert "--planner-model" in fail(monkeypatch, capsys, *common, "--planner-url", "http://127.0.0.1:9")
+    assert "reads no instruction" in fail(monkeypatch, capsys, *common, "--model", "expert", "--planner-oracle")
 
 
-def test_a_stopped_pair_does_not_count(tmp_path: Path) -> None:
-    handlers, ui, sessions = tab(tmp_path / "recordings", size=1)
-    updates: dict[Any, Any] = {}
-    for update in handlers.run("pick", 5, "", 5, False, [], REQUEST):
-        updates |= update
-        if ui.cameras[0] in update:
-            handlers.stop(REQUEST)
-    assert "does not count" in updates[ui.status] and ui.played not in updates
-    assert updates[ui.run].interactive and sessions.holding == 0
+def test_the_oracle_speaks_in_templates() -> None:
+    told = told_the_truth(load_suite("tabletop-instruct"))
+    texts = {scene.text for _, scene in told.scenes(1)}
+    assert any(text.startswith("pick up the") for text in texts) and any(", then " in text for text in texts)
 
 
-def test_no_words_mean_each_scenes_own_and_bad_ones_are_refused() -> None:
-    assert all(verdict["is_valid"] for verdict in validate("pick", 5, "", 1, False, []))
-    assert not validate("pick", 5, "?!", 1, False, [])[2]["is_valid"]
-    assert not validate("pick", -1, "", 1, False, [])[1]["is_valid"]
+def test_the_planner_sees_the_first_picture_and_replaces_the_instruction() -> None:
+    class Follower:
+        needs_image = False
+        told: list[tuple[str, int]] = []
+
+        def reset(self, instruction: str, seed: int = 0) -> None:
+            self.told.append((instruction, seed))
+
+        def act(self, observation: Observation) -> Action:
+            return np.zeros(7, np.float32)
+
+    answer = json.dumps({"command": "pick up the sponge"})
+    with chat_server(lambda body: (200, answer)) as server:
+        policy = PlannedPolicy(Planner(ChatEndpoint(server.url, "m")), Follower())
+        policy.reset("there is milk on the table", 7)
+        assert policy.needs_image
+        seen = Observation(np.zeros((24, 32, 3), np.uint8), np.zeros(8, np.float32), 0)
+        policy.act(seen)
+        assert not policy.needs_image
+        policy.act(seen)
+    assert Follower.told == [("pick up the sponge", 7)] and len(server.requests) == 1
+    content = server.requests[0][2]["messages"][1]["content"]
+    assert content[0]["type"] == "image_url" and content[1]["text"].endswith("there is milk on the table")
+
+
+def test_random_actions_are_seeded_small_and_blind() -> None:
+    policies = [RandomPolicy() for _ in range(3)]
+    blind = Observation(None, np.zeros(8, np.float32), 0)
+    for policy, seed in zip(policies, (1, 1, 2), strict=True):
+        policy.reset("anything", seed)
+    first, same, other = (np.stack([policy.act(blind) for _ in range(20)]) for policy in policies)
+    np.testing.assert_array_equal(first, same)
+    assert not np.array_equal(first, other) and not policies[0].needs_image
+    assert np.abs(first[:, :3]).max() <= 0.03 and set(first[:, 6]) <= {0.0, 1.0}
+
+
+def test_failed_episodes_leave_videos(tmp_path: Path) -> None:
+    keep = failure_videos(tmp_path / "videos")
+    result = evaluate(
+        SUITE, NoisyPolicy, "noisy", episodes=1, workers=1, record=True, on_episode=keep, world=fake_world.PATH,
+        image_size=SIZE, progress=False,
+    )  # fmt: skip
+    failed = [r for r in result.results if not r.success]
+    assert failed and len(list((tmp_path / "videos").glob("*.mp4"))) == len(failed)
+    assert "drawer" in (tmp_path / "videos" / f"a-{failed[0].seed}.txt").read_text()

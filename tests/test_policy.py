@@ -1,6 +1,7 @@
 """The closed loop: when pictures and thoughts are due, what is reused, and that noise follows the seed."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -152,3 +153,13 @@ def test_a_thought_that_is_too_long_is_refused_and_nothing_is_lost(model: Instru
     with pytest.raises(ValueError, match="shorten"):
         pilot.rethink(observation(1), "word " * 100)
     np.testing.assert_array_equal(pilot.act(observation(1, image=False)), actions[1])
+
+
+def test_gates_are_told_where_experts_are_mixed(model: InstructVLA) -> None:
+    mixed = replace(TINY, lora=replace(TINY.lora, experts=2))
+    torch.manual_seed(1)
+    for net, told in ((model, False), (InstructVLA(mixed).eval(), True)):
+        pilot = policy(net, think=True)
+        pilot.reset("pick up the cube")
+        gates = [pilot.gate for _ in pilot.think(observation())]
+        assert gates and all((gate is not None and 0 < gate < 1) == told for gate in gates)

@@ -84,7 +84,7 @@ def test_an_example_continues_its_open_prompt(prompter: Prompter) -> None:
         (prompter.think("go"), prompter.think_example("go", "yes")),
         (prompter.question("why?"), prompter.conversation([("why?", "because")])),
         (
-            prompter.question("why?", [("who?", "me"), ("when?", "now")]),
+            prompter.question("why?", history=[("who?", "me"), ("when?", "now")]),
             prompter.conversation([("who?", "me"), ("when?", "now"), ("why?", "because")]),
         ),
     ):

@@ -90,14 +90,14 @@ def test_nothing_to_record_is_said_plainly(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("stage", ["_encode", "rename", "root"])
+@pytest.mark.parametrize("stage", ["encode", "rename", "root"])
 def test_a_failed_write_leaves_nothing_behind(stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, os.strerror(28))
 
     root = tmp_path / "recordings"
-    if stage == "_encode":
-        monkeypatch.setattr(recording, "_encode", full)
+    if stage == "encode":
+        monkeypatch.setattr(recording, "encode", full)
     elif stage == "rename":
         monkeypatch.setattr(Path, "rename", full)
     else:

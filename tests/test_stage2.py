@@ -176,3 +176,26 @@ def test_it_learns_other_words_without_losing_the_answer(data: EpisodeDataset, f
     after = tests(model.eval())
     assert after["language"] < 0.93 * before["language"] and after["multimodal"] < 0.9 * before["multimodal"]
     assert 0 <= after["gate_text"] <= 1 and 0 <= after["gate_queries"] <= 1
+
+
+@pytest.mark.parametrize("without", ["experts", "frozen-backbone"])
+def test_ablated_models_train_and_come_back_from_disk(
+    without: stage2.Ablation, data: EpisodeDataset, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model, recipe = stage2.begin(*folders, without).model, Recipe.load()
+    chosen = stage2.groups(model, recipe.learning_rate)
+    optimiser = torch.optim.SGD([p for group in chosen for p in group.parameters], lr=0.1)
+    stage2.losses(model.train(), mixture(data, model).mixed(0), recipe.weights)["loss"].backward()
+    optimiser.step()
+    assert (model.decoder.layers[0].mlp.gate.weight.grad is not None) == (without == "frozen-backbone")
+    assert (model.decoder.scale_head is None) == (without == "experts")
+    checkpoints.save(model, tmp_path / "ablated", statistics=data.statistics())
+    again = checkpoints.load(tmp_path / "ablated", dtype=torch.float32).model
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name].float(), tensor.float(), atol=0.02, rtol=0.02)
+
+
+def test_a_silent_recipe_still_adds_up() -> None:
+    silent = Recipe.load().silent()
+    assert sum(silent.sequences.values()) == pytest.approx(1) and "describe" not in silent.sequences
+    assert silent.weights["multimodal"] == 0

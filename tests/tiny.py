@@ -4,7 +4,16 @@ import numpy as np
 from tokenizers import AddedToken as Special
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from model.config import ActionConfig, DecoderConfig, InstructVLAConfig, LoraConfig, VisionConfig
+from model.config import (
+    ActionConfig,
+    DecoderConfig,
+    DinoConfig,
+    InstructVLAConfig,
+    LoraConfig,
+    ReleasedConfig,
+    SiglipConfig,
+    VisionConfig,
+)
 from model.data.statistics import ActionStatistics
 from sim.interface import Observation
 
@@ -15,6 +24,16 @@ TINY = InstructVLAConfig(
     lora=LoraConfig(rank=8, alpha=8.0, dropout=0.0),
     action=ActionConfig(dim=32, layers=2, heads=2, mlp=32),
 )
+
+TINY_RELEASED = ReleasedConfig(
+    queries=5,
+    vision=SiglipConfig(size=56, dim=36, layers=2, heads=4, mlp=50),
+    decoder=DecoderConfig(270, 48, 2, 4, 2, 80, 1e6, 1e-6, qkv_bias=True, tied=False),
+    lora=LoraConfig(experts=2, rank=8, alpha=16.0, gate_dim=16),
+    dino=DinoConfig(size=28, dim=24, heads=4),
+    action=ActionConfig(32, 2, 4, 40, 1000.0, chunk=4, proprio_dim=0),
+)
+"""A released model in miniature; its head counts are those that the reader falls back on."""
 
 
 def byte_tokenizer() -> Tokenizer:

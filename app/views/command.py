@@ -18,7 +18,8 @@ from app.timeline import timeline
 from app.views.layout import PAUSE, RESUME, Widgets, caption_of, goal_line, layout
 from app.views.screen import Screen, failure, status
 from app.views.widgets import FINE, HIDDEN, SIMULATOR_QUEUE, Updates, camera_picture
-from sim.tasks import Kind, SceneSpec, Variation
+from sim.tasks import Variation
+from sim.twins import Scene
 from sim.worker import WorkerError
 
 log = logging.getLogger(__name__)
@@ -65,9 +66,7 @@ def build(page: gr.Blocks, pilot: Pilot, sessions: Sessions, recordings: Path) -
         [*shown, ui.thoughts, ui.run, ui.stop, *steering, ui.thought, *replayed],
         validator=validate,
         trigger_mode="once",
-        api_name="rollout",
-        api_description="Run one rollout. Inputs: task family, scene number, changed looks, instruction, think aloud, "
-        "rings in the recording.",
+        api_visibility="private",  # programs have `app.service`
         **simulated,
     )
     restored = [*scene, *texts, ui.think, *shown, ui.thoughts, *replayed]
@@ -97,15 +96,15 @@ class Tab:
         self._recordings = recordings
         self._shipped = shipped
 
-    def describe(self, kind: Kind, seed: float, look: list[Variation], request: gr.Request) -> Updates:
+    def describe(self, kind: str, seed: float, look: list[Variation], request: gr.Request) -> Updates:
         """The words that go with a scene."""
         return self._describe(scenes.spec(kind, int(seed), vary=look), request)
 
-    def look(self, kind: Kind, seed: float, look: list[Variation], request: gr.Request) -> str:
+    def look(self, kind: str, seed: float, look: list[Variation], request: gr.Request) -> str:
         """The odds of the same scene in another light, say; the visitor's words stay."""
         return str(self.describe(kind, seed, look, request)[self._ui.odds])
 
-    def shuffle(self, kind: Kind, look: list[Variation], request: gr.Request) -> Updates:
+    def shuffle(self, kind: str, look: list[Variation], request: gr.Request) -> Updates:
         """Another scene of the same family."""
         return self._describe(scenes.spec(kind, scenes.shuffled_seed(), vary=look), request)
 
@@ -114,12 +113,12 @@ class Tab:
         kind, seed, words = scenes.examples()[index]
         return {self._ui.family: kind, **self._describe(scenes.spec(kind, seed, words, look), request)}
 
-    def _describe(self, spec: SceneSpec, request: gr.Request) -> Updates:
+    def _describe(self, spec: Scene, request: gr.Request) -> Updates:
         """Choosing another scene also ends the rollout in the old one."""
         self._sessions.stop(request.session_hash or "")
         return described(self._ui, spec, self._pilot.name)
 
-    def preview(self, kind: Kind, seed: float, look: list[Variation], request: gr.Request) -> Iterator[Updates]:
+    def preview(self, kind: str, seed: float, look: list[Variation], request: gr.Request) -> Iterator[Updates]:
         """Set the scene up and take its picture."""
         ui = self._ui
         yield {ui.status: status("Setting up the scene")}
@@ -147,7 +146,7 @@ class Tab:
             screen.show(event)
         return {
             **described(ui, spec, self._pilot.name),
-            ui.family: spec.goal.kind,
+            ui.family: spec.family,
             ui.look: sorted(spec.vary),
             ui.think: think,
             ui.camera: recording.poster,
@@ -162,7 +161,7 @@ class Tab:
 
     def rollout(
         self,
-        kind: Kind,
+        kind: str,
         seed: float,
         look: list[Variation],
         words: str,
@@ -268,15 +267,15 @@ class Tab:
         }
 
 
-def described(ui: Widgets, spec: SceneSpec, model: str) -> Updates:
+def described(ui: Widgets, spec: Scene, model: str) -> Updates:
     """The words, the rule and the odds of a scene."""
-    odds = scenes.odds(spec.goal.kind, model)
+    odds = scenes.odds(spec.family, model)
     if spec.vary:
         odds += " Measured with the usual light, table and camera."
     return {ui.seed: spec.seed, ui.words: spec.text, ui.goal: goal_line(spec), ui.odds: odds}
 
 
-def validate_scene(kind: Kind, seed: float | None, *others: Any) -> list[dict[str, Any]]:
+def validate_scene(kind: str, seed: float | None, *others: Any) -> list[dict[str, Any]]:
     """Refuse a scene that does not exist, beside the box it was typed into."""
     problem = scenes.seed_problem(seed)
     return [FINE, gr.validate(problem is None, problem or ""), *[FINE] * len(others)]
@@ -289,7 +288,7 @@ def validate_words(words: str | None) -> dict[str, Any]:
 
 
 def validate(
-    kind: Kind, seed: float | None, look: list[Variation], words: str | None, think: bool, show_rings: bool
+    kind: str, seed: float | None, look: list[Variation], words: str | None, think: bool, show_rings: bool
 ) -> list[dict[str, Any]]:
     """Refuse bad input before anything starts."""
     return [*validate_scene(kind, seed, look), validate_words(words), FINE, FINE]

@@ -23,7 +23,6 @@ from app.views.compare_layout import SIDES, VOTES, Widgets, heading, layout
 from app.views.layout import caption_of
 from app.views.screen import Screen, failure, status, thoughts_hint
 from app.views.widgets import FINE, HIDDEN, SIMULATOR_QUEUE, Updates, camera_picture
-from sim.tasks import Kind
 from sim.worker import WorkerError
 
 log = logging.getLogger(__name__)
@@ -73,7 +72,7 @@ class Tab:
         self._recordings = recordings
 
     def run(
-        self, kind: Kind, seed: float, words: str, count: int, blind: bool, played: list[Pair], request: gr.Request
+        self, kind: str, seed: float, words: str, count: int, blind: bool, played: list[Pair], request: gr.Request
     ) -> Iterator[Updates]:
         """Play `count` pairs on consecutive scenes and add them up as they finish; a blind one waits for its vote."""
         ui, seed = self._ui, int(seed)
@@ -200,7 +199,7 @@ class Duel:
         self._root = recordings
         self._sides = sides
 
-    def play(self, kind: Kind, seed: int, words: str, hold: Hold) -> Iterator[tuple[int, Event]]:
+    def play(self, kind: str, seed: int, words: str, hold: Hold) -> Iterator[tuple[int, Event]]:
         """The pair's events as (side, event); what keeps it from counting is said in `problem`."""
         self._spec = scenes.spec(kind, seed, words.strip() or None)
         commands = [Command(self._spec, think=arm == 0, seed=seed) for arm in self._sides]
@@ -271,7 +270,7 @@ def _plainly(event: Frame | Outcome) -> tuple[str, ...]:
     return ("Success" if event.success else "Not solved", f"{event.steps} steps")
 
 
-def validate(kind: Kind, seed: float | None, words: str | None, *others: Any) -> list[dict[str, Any]]:
+def validate(kind: str, seed: float | None, words: str | None, *others: Any) -> list[dict[str, Any]]:
     """Refuse scenes that do not exist and words that are none; no words mean each scene's own."""
     seed_problem = scenes.seed_problem(seed)
     words_problem = scenes.words_problem(words) if (words or "").strip() else None

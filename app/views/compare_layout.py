@@ -51,7 +51,7 @@ def layout() -> Widgets:
     """The widgets, empty."""
     with gr.Row(elem_id="compare-what", equal_height=False):
         family = gr.Dropdown(
-            list(scenes.FAMILIES.items()), value="put_on", label="Task", elem_id="compare-family", min_width=150
+            list(scenes.families().items()), value="put_on", label="Task", elem_id="compare-family", min_width=150
         )
         seed = gr.Number(scenes.FIRST_SEED, label="First scene", precision=0, elem_id="compare-seed", min_width=110)
         words = gr.Textbox(

@@ -12,7 +12,7 @@ from app.events import Outcome
 from app.pilots import Pilot
 from app.recording import Recording
 from app.views.screen import status, thoughts_hint
-from sim.tasks import SceneSpec, rule
+from sim.twins import Scene
 
 PAUSE, RESUME = "Pause", "Resume"
 THOUGHTS_HINT = "What the model writes before it moves shows up here."
@@ -84,9 +84,9 @@ def _view(shipped: list[Recording]) -> dict[str, Any]:
     return {"camera": camera, "rings": rings, "status": line, "thoughts": thoughts}
 
 
-def _controls(first: SceneSpec, pilot: Pilot) -> dict[str, Any]:
+def _controls(first: Scene, pilot: Pilot) -> dict[str, Any]:
     """What to do, in which scene."""
-    kind = first.goal.kind
+    kind = first.family
     words = gr.Textbox(first.text, label="Instruction", lines=1, max_lines=4, autofocus=True, elem_id="words")
     with gr.Row(elem_id="go"):
         run = gr.Button("Run", variant="primary", elem_id="run", min_width=100)
@@ -104,7 +104,7 @@ def _controls(first: SceneSpec, pilot: Pilot) -> dict[str, Any]:
     )
     with gr.Row(elem_id="scene", equal_height=False):
         family = gr.Dropdown(
-            list(scenes.FAMILIES.items()), value=kind, label="Task", scale=3, elem_id="family", min_width=140
+            list(scenes.families().items()), value=kind, label="Task", scale=3, elem_id="family", min_width=140
         )
         seed = gr.Number(first.seed, label="Scene", precision=0, scale=3, elem_id="seed", min_width=124)
         shuffle = gr.Button("Shuffle", scale=1, elem_id="shuffle", min_width=96)
@@ -177,9 +177,9 @@ def _recording(shipped: list[Recording]) -> dict[str, Any]:
     }
 
 
-def goal_line(spec: SceneSpec) -> str:
+def goal_line(spec: Scene) -> str:
     """What the simulator counts as success, whatever was typed."""
-    return f"Judged by the scene, not by your words: success when {rule(spec.goal)}."
+    return f"Judged by the scene, not by your words: success when {spec.rule}."
 
 
 def title(recording: Recording) -> str:

@@ -102,7 +102,7 @@ class Grammar:
         if draw.random() < FOREIGN_SHARE:
             said = self._foreign(scene, split, draw)
         else:
-            command = self._command(scene["goal"], scene, split, draw)
+            command = self.command(scene["goal"], scene, split, draw)
             if command is not None:
                 text, form = command
                 frame = draw.choice(sentences(split, "frame"))
@@ -154,7 +154,7 @@ class Grammar:
             return None
         return found[0] if draw.random() < NAME_SHARE else draw.choice(found)
 
-    def _command(
+    def command(
         self, goal: Mapping[str, Any], scene: Mapping[str, Any], split: Split, draw: random.Random, plain: bool = False
     ) -> tuple[str, tuple[str, ...]] | None:
         """An English command without frame, with its form; `plain` uses names alone."""
@@ -248,7 +248,7 @@ class Grammar:
             if name in self._catalog and name not in (goal.get("source"), goal.get("target"))
         ]
         others = [name for name in others if self._catalog[name].graspable]
-        command = self._command(goal, scene, split, draw)
+        command = self.command(goal, scene, split, draw)
         other_drawers = [drawer for drawer in DRAWERS if drawer != goal.get("target")]
         if others:
             other = {"kind": "pick", "source": draw.choice(others)}
@@ -256,7 +256,7 @@ class Grammar:
             other = {"kind": goal["kind"], "target": draw.choice(other_drawers)}
         else:
             return None
-        further = self._command(other, scene, split, draw, plain=True)
+        further = self.command(other, scene, split, draw, plain=True)
         if command is None or further is None:
             return None
         order = draw.choice(("first", "second"))

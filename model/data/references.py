@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from model.data.splits import Split, divide
-from model.data.things import Catalog, Scene, Thing
-from model.data.wording import sentences, split_uses
+from model.data.things import Catalog, Scene, Thing, split_uses
+from model.data.wording import sentences
 
 SHAPES = {
     "curved", "round", "conical", "cylindrical", "oval", "duck-shaped", "long and tapered", "long and bulging",
@@ -34,7 +34,6 @@ class Referrer:
     """Finds references in a split's words."""
 
     def __init__(self, catalog: Catalog) -> None:
-        self._uses = split_uses(use for thing in catalog.values() for use in thing.use)
         self._synonyms = {t.id: divide(f"synonym {t.id}", t.synonyms) for t in catalog.values()}
         readers: dict[str, Callable[[Thing], Iterable[str]]] = {
             "colour": lambda thing: thing.colours[:1],
@@ -46,8 +45,11 @@ class Referrer:
             "letter": lambda thing: [thing.letter] if thing.letter else [],
         }
         self._readers = readers
-        # Whether a banana may be called "the yellow one" in training is decided for each object and attribute.
-        self._owners = {kind: divide(kind, catalog) for kind in readers}
+        self._uses = split_uses(catalog)
+        # Whether a banana may be called "the yellow one" in training is decided for each thing and attribute. Letters
+        # are few, and everybody's; a thing that training never shows is for tests alone.
+        seen = [thing for thing in catalog.values() if not thing.unseen]
+        self._owners = {kind: divide(kind, [t.id for t in seen if [*read(t)]]) for kind, read in readers.items()}
 
     def references(self, thing: Thing, scene: Scene, split: Split) -> list[Reference]:
         """References to `thing` among the things of `scene`; its name first, where that is unique."""
@@ -60,9 +62,12 @@ class Referrer:
             if self._uses[use] == split and not any(_shares_use(use, thing, other) for other in others):
                 found += self._forms("use", use, split)
         for kind, read in self._readers.items():
-            if self._owners[kind][thing.id] == split and not any(_shares(kind, thing, other) for other in others):
+            if self._told(kind, thing, split) and not any(_shares(kind, thing, other) for other in others):
                 found += [form for value in read(thing) for form in self._forms(kind, value, split)]
         return found + self._places(thing, scene, split)
+
+    def _told(self, kind: str, thing: Thing, split: Split) -> bool:
+        return kind == "letter" or self._owners[kind].get(thing.id, "test") == split
 
     def _forms(self, kind: str, value: str, split: Split) -> list[Reference]:
         forms = sentences(split, "reference", kind)

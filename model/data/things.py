@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model.data.splits import Split, divide
-from model.data.wording import split_uses
+from model.data.wording import divide_uses
 
 Position = tuple[float, float]
 """Image coordinates u (rightwards), v (downwards), both 0..1."""
@@ -34,6 +34,8 @@ class Thing:
     synonyms: tuple[str, ...] = ()
     edible: bool = False
     letter: str | None = None
+    unseen: bool = False
+    """Whether no training scene shows it."""
     graspable: bool = True
     size: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Bounding box at rest, x y z [m]."""
@@ -45,7 +47,7 @@ class Thing:
         """Read one entry of `assets/objects.yaml`."""
         words: dict[str, Any] = {name: entry[name] for name in ("name", "category", "shape", "material")}
         words |= {name: tuple(entry.get(name) or ()) for name in ("colours", "use", "synonyms")}
-        words |= {name: entry[name] for name in ("taste", "edible", "letter", "names") if name in entry}
+        words |= {name: entry[name] for name in ("taste", "edible", "letter", "unseen", "names") if name in entry}
         if "size" in entry:
             words["size"] = tuple(entry["size"])
         return cls(id=object_id, graspable=entry.get("role", "graspable") == "graspable", **words)
@@ -88,7 +90,7 @@ def _entries(path: Path) -> dict[str, Any]:
 
 def catalog_of(catalog: Catalog, split: Split) -> dict[str, Thing]:
     """The catalog with the uses and synonyms of one split alone; names and looks are everybody's."""
-    uses = split_uses(use for thing in catalog.values() for use in thing.use)
+    uses = split_uses(catalog)
     words = {thing.id: divide(f"synonym {thing.id}", thing.synonyms) for thing in catalog.values()}
     return {
         thing.id: replace(
@@ -98,6 +100,12 @@ def catalog_of(catalog: Catalog, split: Split) -> dict[str, Thing]:
         )
         for thing in catalog.values()
     }
+
+
+def split_uses(catalog: Catalog) -> dict[str, Split]:
+    """Split of every use; what only unseen things are for is test."""
+    known = divide_uses(use for thing in catalog.values() if not thing.unseen for use in thing.use)
+    return {use: known.get(use, "test") for thing in catalog.values() for use in thing.use}
 
 
 class Scene:

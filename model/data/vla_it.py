@@ -3,9 +3,9 @@
     {file: {episode: {"features": {"move_primitive": [one per step]},
                       "alt_instruction": {"Caption": str, "CR": [{"question", "answer"}], "CC": [...], "QA": [...]}}}}
 
-An episode without a usable instruction has no `alt_instruction`. Files written here add two keys that a reader of the
-public ones passes over: `split` of an episode, and `features.objects`, id -> (u, v) of what lies on the table. `file` is
-then a shard of `model.data.episodes` and `episode` its row.
+An episode without a usable instruction has no `alt_instruction`. Files written here add two keys that a reader of
+the public ones passes over: `split` of an episode, and `features.objects`, id -> (u, v) of what lies on the table.
+There `file` is a shard of `model.data.episodes` and `episode` its row.
 """
 
 from __future__ import annotations
@@ -128,9 +128,8 @@ def from_entry(entry: Mapping[str, Any]) -> AnnotatedEpisode:
     for kind in KINDS:
         if kind != "Caption":
             annotations += [Annotation(kind, str(p["question"]), str(p["answer"])) for p in told.get(kind) or ()]
-    return AnnotatedEpisode(
-        tuple(annotations), tuple(features.get("move_primitive") or ()), entry.get("split"), features.get("objects") or {}
-    )
+    motion, objects = tuple(features.get("move_primitive") or ()), features.get("objects") or {}
+    return AnnotatedEpisode(tuple(annotations), motion, entry.get("split"), objects)
 
 
 def _pairs(annotations: Iterable[Annotation]) -> list[dict[str, str]]:

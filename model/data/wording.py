@@ -75,6 +75,6 @@ def needs_of(split: Split) -> tuple[Need, ...]:
     return tuple(kept)
 
 
-def split_uses(uses: Iterable[str]) -> dict[str, Split]:
-    """Split of every use of an object."""
+def divide_uses(uses: Iterable[str]) -> dict[str, Split]:
+    """Split of the uses that things have, such as "stirring"."""
     return divide("use", uses, phrases()["trained"]["uses"])

@@ -7,7 +7,6 @@ answers alone. Several questions share one picture and one sequence, so that its
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +20,9 @@ from model.data.questions import Turn, conversation
 from model.data.scenes import SceneDataset
 from model.data.things import Catalog, catalog_of, load_catalog
 from model.instructvla import InstructVLA
-from model.language import IGNORE, load_llama
+from model.language import load_llama
 from model.prompts import Batch, Prompter, collate, load_tokenizer
+from model.training.answering import exact, shares
 from model.training.trainer import Group, ShuffledOrder, TrainingConfig, train
 from model.vision import load_dinov2, preprocess
 
@@ -131,30 +131,19 @@ def groups(model: InstructVLA) -> list[Group]:
     return [Group(connector, CONNECTOR_LR), Group(language, LANGUAGE_LR), Group(vision, VISION_LR)]
 
 
-@torch.no_grad()
 def exact_match(
     model: InstructVLA, prompter: Prompter, scenes: SceneDataset, catalog: Catalog, turns: int = 8
 ) -> dict[str, float]:
     """Share of questions that greedy decoding answers word for word: over all ("exact match") and per kind.
 
-    Each question stands alone, so that no earlier answer helps. Greedy decoding gives an answer exactly if every one of
-    its tokens is the most likely one after the true tokens before it, so one forward pass decides a whole batch.
+    Each question stands alone (`model.training.answering.exact`).
     """
-    right: dict[str, list[bool]] = defaultdict(list)
+    marks: list[tuple[str, bool]] = []
     for row in range(min(HELD_OUT, len(scenes))):
         talk = conversation(scenes[row].visible, catalog, scenes[row].seed, turns)
-        example = _example(scenes, [row], [[turn] for turn in talk], prompter, model.config).to(model.device)
-        tokens = model.encode(example.pixels).tokens.expand(len(talk), -1, -1)
-        hidden, _ = model.decoder(model.embed(example.text.ids, example.text.image_positions, tokens))
-        targets = example.text.labels[:, 1:]
-        asked = targets != IGNORE
-        wrong = model.decoder.logits(hidden[:, :-1][asked]).argmax(-1) != targets[asked]
-        missed = torch.zeros_like(asked).masked_scatter(asked, wrong).any(1)
-        for turn, miss in zip(talk, missed.tolist(), strict=True):
-            right[turn.kind].append(not miss)
-    scores = {kind: sum(marks) / len(marks) for kind, marks in sorted(right.items())}
-    every = [mark for marks in right.values() for mark in marks]
-    return {"exact match": sum(every) / len(every), **scores}
+        pixels = preprocess(scenes.frame(row), model.config.vision)
+        marks += zip((turn.kind for turn in talk), exact(model, prompter, pixels, talk), strict=True)
+    return shares(marks)
 
 
 def _example(

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,10 +23,10 @@ from model import checkpoints
 from model.checkpoints import Loaded
 from model.data.episodes import EpisodeDataset, EpisodeRow
 from model.data.phrases import Kind
-from model.data.questions import load_catalog
 from model.data.scenes import SceneDataset
 from model.data.splits import Split
 from model.data.statistics import ActionStatistics
+from model.data.things import catalog_of, load_catalog
 from model.data.vla_it import AnnotatedEpisode, read_vla_it
 from model.instructvla import InstructVLA
 from model.language import IGNORE
@@ -42,10 +43,12 @@ ACTION, LANGUAGE = 0, 1
 NEAR = 0.05
 """A point this close to the true one, in shares of the picture, has found its object."""
 TEST_SEQUENCES = 6
-ACTION_GATE = 0.75
+ACTION_GATE = 0.95
 """Weight of the action expert on every token before the scale head has learned anything."""
 CAPTION_REQUEST = "Describe what is on the table."
 """VLA-IT files hold captions without a request for one."""
+Ablation = Literal["experts", "descriptions", "frozen-backbone"]
+"""What a run can do without: two experts (one LoRA learns both), QA and captions, or freezing (full fine-tuning)."""
 TOLD: dict[str, tuple[Kind, ...]] = {"describe": ("Caption", "QA"), "context": ("CC",), "rewrite": ("CR",)}
 """Which annotations each kind of sequence is made from."""
 
@@ -74,6 +77,12 @@ class Recipe:
         if abs(sum(recipe.sequences.values()) - 1) > 1e-6:
             raise ValueError(f"{path.name}: the shares under `sequences` add up to {sum(recipe.sequences.values())}.")
         return recipe
+
+    def silent(self) -> Recipe:
+        """The same without questions and captions: their share goes to direct commands."""
+        shares = dict(self.sequences)
+        shares["direct"] += shares.pop("describe")
+        return replace(self, sequences=shares, weights={**self.weights, "multimodal": 0.0})
 
 
 @dataclass
@@ -154,8 +163,10 @@ def losses(model: InstructVLA, batch: MixedBatch, weights: Mapping[str, float]) 
     return {"loss": sum((weights[name] * value for name, value in parts.items()), torch.zeros(())), **parts}
 
 
-def begin(stage1: Path, aligned: Path | None) -> Loaded:
+def begin(stage1: Path, aligned: Path | None, without: Ablation | None = None) -> Loaded:
     """A model of two experts: action from the checkpoint `stage1`, language from `aligned` (None: a fresh one).
+
+    Without "experts" there is the acting one alone; without "frozen-backbone" the backbone is made ready to learn.
 
     Raises `ValueError` where `stage1` has not learned to act, or the two do not belong together.
     """
@@ -164,7 +175,10 @@ def begin(stage1: Path, aligned: Path | None) -> Loaded:
         raise ValueError(f"{stage1} has not learned to act: give the checkpoint that `train stage1` left.")
     if acting.model.config.lora.experts != 1:
         raise ValueError(f"{stage1} is a generalist already: give the checkpoint that `train stage1` left.")
-    config = replace(acting.model.config, lora=replace(acting.model.config.lora, experts=2))
+    if without == "experts":
+        return acting
+    lora = replace(acting.model.config.lora, experts=2)
+    config = replace(acting.model.config, lora=lora, tuned_backbone=without == "frozen-backbone")
     model = InstructVLA(config)
     stored = acting.model.state_dict()
     spoken = checkpoints.load(aligned, dtype=torch.float32).model.state_dict() if aligned is not None else {}
@@ -177,6 +191,8 @@ def begin(stage1: Path, aligned: Path | None) -> Loaded:
             elif name in stored:
                 tensor.copy_(stored[name])
     model.store_in(torch.float32)
+    if config.tuned_backbone:
+        model.decoder.cast_base(torch.float32)
     head = model.decoder.scale_head
     assert head is not None
     last = head.layers[-1]
@@ -196,6 +212,9 @@ def groups(model: InstructVLA, rates: Mapping[str, float]) -> list[Group]:
     chosen = [
         Group(lora, rates["lora"]), Group(head, rates["scale_head"]), Group([decoder.new_rows], rates["new_rows"])
     ]  # fmt: skip
+    if model.config.tuned_backbone:
+        base = [parameter for name, parameter in decoder.named_parameters() if decoder.is_base(name)]
+        chosen.append(Group(base, rates["backbone"]))
     for group in chosen:
         for parameter in group.parameters:
             parameter.requires_grad_(True)
@@ -256,6 +275,7 @@ def run(
     steps: int = 4000,
     seed: int = 0,
     recipe: Path = RECIPE,
+    without: Ablation | None = None,
 ) -> None:
     """Tune the checkpoint `stage1` on annotated episodes in `data` and pictures in `scenes`; see `begin`.
 
@@ -263,12 +283,14 @@ def run(
     something is missing.
     """
     settings = Recipe.load(recipe)
+    if without == "descriptions":
+        settings = settings.silent()
     torch.manual_seed(seed)
-    loaded = begin(stage1, aligned)
+    loaded = begin(stage1, aligned, without)
     model, prompter, statistics = loaded.model, loaded.prompter, loaded.statistics
     assert statistics is not None
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    catalog, pictures = load_catalog(), settings.multimodal_pictures
+    catalog, pictures = catalog_of(load_catalog(), "train"), settings.multimodal_pictures
     questions = SceneQuestions(SceneDataset(scenes, "train"), catalog, prompter, model.config, pictures, seed)
     held_out = SceneDataset(scenes, "held_out")
     sets = {split: EpisodeDataset(data, split=split) for split in ("train", "held_out")}

@@ -1,0 +1,106 @@
+"""`app.py serve-model`: replicas of one model behind Ray Serve, more of them when more rollouts run."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from sim.cluster import HERE, join
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+NAME = "model"
+DRAIN_S = 600.0
+"""How long a replica that is no longer needed may finish its rollouts."""
+QUEUED = 32
+
+
+def deploy(
+    model: str,
+    host: str,
+    port: int,
+    *,
+    replicas: int = 1,
+    most: int | None = None,
+    rollouts: int = 4,
+    batch: int = 1,
+    gpus: float = 0.0,
+    cluster: str = HERE,
+) -> Any:
+    """Start serving and return the `ray.serve` module once the first replicas have loaded the model.
+
+    Args:
+        model: what `model.engine.Engine` takes.
+        host, port: where to listen.
+        replicas: copies of the model, at least.
+        most: copies at most; between the two, Ray Serve follows the number of rollouts (None: as many as `replicas`).
+        rollouts: rollouts a copy should carry; it takes up to twice as many before the next ones wait.
+        batch: rollouts of one copy whose actions are sampled in one pass; 1 gives what a local model gives, to the bit.
+        gpus: GPUs per copy, a fraction where copies share one.
+        cluster: address of a Ray cluster; "local" starts one on this machine.
+
+    Raises:
+        ValueError: Ray is missing, there is no such cluster, or the model cannot be loaded there.
+    """
+    join(cluster)
+    from ray import serve
+
+    def build() -> Starlette:
+        """Runs in each replica, once."""
+        from app.model_server import application
+        from model.engine import Engine
+
+        return application(Engine(model, batch=batch).wait())
+
+    scaling: dict[str, Any] = {"num_replicas": replicas}
+    if most is not None and most > replicas:
+        scaling = {
+            "autoscaling_config": {
+                "min_replicas": replicas,
+                "max_replicas": most,
+                "target_ongoing_requests": rollouts,
+            }
+        }
+    deployment: Any = serve.deployment(
+        serve.ingress(build)(),
+        name=NAME,
+        max_ongoing_requests=2 * rollouts,
+        max_queued_requests=QUEUED,
+        graceful_shutdown_timeout_s=DRAIN_S,
+        ray_actor_options={"num_cpus": 1, "num_gpus": gpus},
+        **scaling,
+    )
+    try:
+        serve.start(http_options={"host": host, "port": port})
+        serve.run(deployment.bind(), name=NAME, route_prefix="/")
+    except RuntimeError as error:
+        withdraw()
+        raise ValueError(f"{model} could not be served: {_reason(error)}") from None
+    return serve
+
+
+def withdraw() -> None:
+    """Stop serving and leave the cluster; one that was started here ends with it."""
+    import ray
+    from ray import serve
+
+    serve.shutdown()
+    ray.shutdown()
+
+
+def serve_model(model: str, host: str, port: int, **options: Any) -> None:
+    """`deploy`, then serve until Ctrl+C."""
+    deploy(model, host, port, **options)
+    print(f"The model: http://{host}:{port}   (Ctrl+C ends it; use it with --model http://HOST:{port})", flush=True)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        withdraw()
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if "could not be loaded" in line]
+    return lines[-1].split("RuntimeError: ")[-1] if lines else "its replicas did not start; Ray's log says why."

@@ -1,0 +1,66 @@
+"""Action sampling for several rollouts at once: whoever gets the model next takes along everybody who waits.
+
+There is no timer and nobody waits for company: while one forward pass runs, the next batch gathers by itself.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.instructvla import InstructVLA
+from model.streaming import inference
+
+Sampler = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(trunk (1, 1 + N, Dv), latents (1, Q, D), proprio (1, 8), noise (1, T, 7)) to a normalised chunk (1, T, 7) and the
+image points (1, 2, 2) of source and target, u and v in [0, 1]."""
+
+
+@dataclass
+class _Waiting:
+    inputs: tuple[Tensor, ...]
+    result: tuple[Tensor, Tensor] | None = None
+    error: Exception | None = None
+
+
+class Batcher:
+    """A `Sampler` for many threads; at most `size` of them share a pass.
+
+    With `size` 1 every caller is sampled alone. In company, rounding differs in the last digits.
+    """
+
+    def __init__(self, model: InstructVLA, lock: threading.Lock, size: int = 1) -> None:
+        self._model, self._lock, self._size = model, lock, size
+        self._waiting: list[_Waiting] = []
+        self._gate = threading.Lock()
+
+    def __call__(self, trunk: Tensor, latents: Tensor, proprio: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Sample for this caller, alone or in a batch."""
+        mine = _Waiting((trunk, latents, proprio, noise))
+        with self._gate:
+            self._waiting.append(mine)
+        with inference(self._model, self._lock):
+            while mine.result is None and mine.error is None:
+                self._serve()
+        if mine.error is not None:
+            raise mine.error
+        assert mine.result is not None
+        return mine.result
+
+    def _serve(self) -> None:
+        """One pass for those who have waited longest."""
+        with self._gate:
+            batch, self._waiting = self._waiting[: self._size], self._waiting[self._size :]
+        try:
+            inputs = zip(*(waiting.inputs for waiting in batch), strict=True)
+            chunks, context = self._model.act(*(torch.cat(parts) for parts in inputs))
+        except Exception as error:
+            for waiting in batch:
+                waiting.error = error
+            return
+        for row, waiting in enumerate(batch):
+            waiting.result = chunks[row : row + 1], context.points[row : row + 1]

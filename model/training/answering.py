@@ -1,0 +1,93 @@
+"""How well questions about pictures are answered: exact match, and the best of a closed set of answers."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from model.data.photos import PhotoSet, held_out
+from model.data.questions import Turn
+from model.instructvla import InstructVLA
+from model.language import IGNORE
+from model.prompts import Prompter, collate
+from model.vision import preprocess
+
+BATCH = 24
+
+
+def exact(model: InstructVLA, prompter: Prompter, pixels: Tensor, turns: Sequence[Turn]) -> list[bool]:
+    """Which questions about one picture (3, H, W) greedy decoding answers word for word.
+
+    Each question stands alone, so that no earlier answer helps. Greedy decoding gives an answer exactly if every one of
+    its tokens is the most likely one after the true tokens before it, so one forward pass decides a whole batch.
+    """
+    logits, targets, asked = _teacher_forced(model, prompter, pixels, [(turn.question, turn.answer) for turn in turns])
+    wrong = logits.argmax(-1) != targets[asked]
+    missed = torch.zeros_like(asked).masked_scatter(asked, wrong).any(1)
+    return [not miss for miss in missed.tolist()]
+
+
+def best_answer(
+    model: InstructVLA, prompter: Prompter, pixels: Tensor, question: str, answers: Sequence[str]
+) -> str:
+    """Which of some answers the model finds most likely, by the mean log-probability of its tokens."""
+    scores: list[float] = []
+    for start in range(0, len(answers), BATCH):
+        pairs = [(question, answer) for answer in answers[start : start + BATCH]]
+        logits, targets, asked = _teacher_forced(model, prompter, pixels, pairs)
+        likely = torch.log_softmax(logits.float(), -1).gather(-1, targets[asked][:, None])[:, 0]
+        total = torch.zeros(asked.shape, device=likely.device).masked_scatter(asked, likely)
+        scores += (total.sum(1) / asked.sum(1)).tolist()
+    return answers[max(range(len(answers)), key=scores.__getitem__)]
+
+
+def shares(marks: Iterable[tuple[str, bool]]) -> dict[str, float]:
+    """Share of right answers over all ("exact match") and per kind, from (kind, right)."""
+    right: dict[str, list[bool]] = defaultdict(list)
+    for kind, mark in marks:
+        right[kind].append(mark)
+    every = [mark for kind in right.values() for mark in kind]
+    return {"exact match": sum(every) / len(every)} | {kind: sum(m) / len(m) for kind, m in sorted(right.items())}
+
+
+def photo_scores(
+    model: InstructVLA, prompter: Prompter, photos: PhotoSet, limit: int, seed: int = 0
+) -> dict[str, float]:
+    """How `limit` photographs of a split are answered about.
+
+    "exact match" over all questions and per kind; "closed set", the share of "what is this" where the right one of
+    `PhotoSet.names` is the most likely; "questions", their number.
+    """
+    chosen = random.Random(seed).sample(range(len(photos)), min(limit, len(photos)))
+    asked: dict[int, list[Turn]] = {index: [] for index in chosen}
+    for index, turn in held_out(photos, seed):
+        if index in asked:
+            asked[index].append(turn)
+    marks: list[tuple[str, bool]] = []
+    closed: list[bool] = []
+    for index, turns in asked.items():
+        if not turns:
+            continue
+        pixels = preprocess(photos.image(index), model.config.vision)
+        marks += zip((turn.kind for turn in turns), exact(model, prompter, pixels, turns), strict=True)
+        for turn in turns:
+            if turn.kind == "photo what":
+                closed.append(best_answer(model, prompter, pixels, turn.question, photos.names) == turn.answer)
+    return shares(marks) | {"closed set": sum(closed) / max(1, len(closed)), "questions": len(marks)}
+
+
+@torch.no_grad()
+def _teacher_forced(
+    model: InstructVLA, prompter: Prompter, pixels: Tensor, pairs: Sequence[tuple[str, str]]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits at the answers' tokens (N, V), the targets (B, T) and where they are asked for (B, T)."""
+    text = collate([prompter.conversation([pair]) for pair in pairs]).to(model.device)
+    tokens = model.encode(pixels[None].to(model.device)).tokens.expand(len(pairs), -1, -1)
+    hidden, _ = model.decoder(model.embed(text.ids, text.image_positions, tokens))
+    targets = text.labels[:, 1:]
+    asked = targets != IGNORE
+    return model.decoder.logits(hidden[:, :-1][asked]), targets, asked
