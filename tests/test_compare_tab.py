@@ -164,6 +164,7 @@ def test_a_blind_pair_tells_nothing_before_the_vote(
     order = [text[4:-5] for text in (result[ui.titles[0]], result[ui.titles[1]])]
     assert order == (["Thinking off", "Thinking on"] if coin < 0.5 else ["Thinking on", "Thinking off"])
     assert len(result[ui.played]) == 1 and result[ui.run].interactive
+    assert "Scripted expert" in result[ui.thoughts[order.index("Thinking on")]], "what was hidden shows now"
     (vote,) = (json.loads(line) for line in (tmp_path / "votes.jsonl").read_text().splitlines())
     assert vote["vote"] == "left" and [vote["left"], vote["right"]] == order and vote["fingerprint"] == "0123abcd"
     assert ui.played not in handlers.vote("left", [], None), "a second click counts nothing"
@@ -172,7 +173,7 @@ def test_a_blind_pair_tells_nothing_before_the_vote(
 def test_a_vote_that_cannot_be_kept_costs_one_line(tmp_path: Path) -> None:
     handlers, ui, _ = tab(tmp_path / "recordings")
     (tmp_path / "votes.jsonl").mkdir()
-    pending = view.Pending(pairs((True, False))[0], (0, 1))
+    pending = view.Pending(pairs((True, False))[0], (0, 1), ("", ""))
     result = handlers.vote("bad", [], pending)
     assert "could not be kept" in result[ui.status] and len(result[ui.played]) == 1
 

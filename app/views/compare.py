@@ -6,7 +6,6 @@ import logging
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -20,56 +19,21 @@ from app.pilots import Pilot, problem_when_loaded
 from app.recording import Recorder, RecordingError, find
 from app.sessions import Busy, Hold, Sessions
 from app.timeline import timeline
+from app.views.compare_layout import SIDES, VOTES, Widgets, heading, layout
 from app.views.layout import caption_of
 from app.views.screen import Screen, failure, status, thoughts_hint
 from app.views.widgets import FINE, HIDDEN, SIMULATOR_QUEUE, Updates, camera_picture
-from sim.tasks import Kind
 from sim.worker import WorkerError
 
 log = logging.getLogger(__name__)
 
-SIDES = ("left", "right")
-COUNTS = (1, 5, 10)
-VOTES = {
-    "left": "Left did better",
-    "right": "Right did better",
-    "equal": "No difference",
-    "bad": "Both bad",
-}
-
-
-@dataclass(frozen=True)
-class Widgets:
-    """Everything on the tab that changes; tuples hold left and right."""
-
-    family: gr.Dropdown
-    seed: gr.Number
-    words: gr.Textbox
-    count: gr.Radio
-    blind: gr.Checkbox
-    run: gr.Button
-    stop: gr.Button
-    status: gr.HTML
-    titles: tuple[gr.HTML, gr.HTML]
-    cameras: tuple[gr.Image, gr.Image]
-    lines: tuple[gr.HTML, gr.HTML]
-    thoughts: tuple[gr.HTML, gr.HTML]
-    votes: dict[str, gr.Button]
-    figures: gr.HTML
-    pairs: gr.Dataset
-    videos: tuple[gr.Video, gr.Video]
-    timelines: tuple[gr.HTML, gr.HTML]
-    captions: tuple[gr.Markdown, gr.Markdown]
-    played: gr.State
-    pending: gr.State
-
-
 @dataclass(frozen=True)
 class Pending:
-    """A blind pair that waits for its vote; `sides` are indices of `ARMS`, left first."""
+    """A blind pair that waits for its vote: `sides` are indices of `ARMS`, `thoughts` what was hidden; left first."""
 
     pair: Pair
     sides: tuple[int, int]
+    thoughts: tuple[str, str]
 
 
 def build(pilot: Pilot, sessions: Sessions, recordings: Path) -> None:
@@ -93,96 +57,9 @@ def build(pilot: Pilot, sessions: Sessions, recordings: Path) -> None:
     ui.blind.input(lambda blind: gr.Radio(value=1, interactive=not blind), ui.blind, ui.count, **HIDDEN)
     for name, button in ui.votes.items():
         chosen = gr.State(name)
-        button.click(tab.vote, [chosen, ui.played, ui.pending], [*ui.titles, *buttons, *results], **HIDDEN)
+        told = [*ui.titles, *ui.thoughts, *buttons, *results]
+        button.click(tab.vote, [chosen, ui.played, ui.pending], told, **HIDDEN)
     ui.pairs.click(tab.replay, [ui.pairs, ui.played], [*ui.videos, *ui.timelines, *ui.captions, ui.status], **HIDDEN)
-
-
-def layout() -> Widgets:
-    """The widgets, empty."""
-    with gr.Row(elem_id="compare-what", equal_height=False):
-        family = gr.Dropdown(
-            list(scenes.FAMILIES.items()), value="put_on", label="Task", elem_id="compare-family", min_width=150
-        )
-        seed = gr.Number(scenes.FIRST_SEED, label="First scene", precision=0, elem_id="compare-seed", min_width=110)
-        words = gr.Textbox(
-            label="Instruction",
-            placeholder="each scene's own",
-            lines=1,
-            scale=3,
-            elem_id="compare-words",
-            min_width=220,
-        )
-    with gr.Row(elem_id="compare-go"):
-        count = gr.Radio(list(COUNTS), value=1, label="Pairs", elem_id="compare-count", min_width=240)
-        blind = gr.Checkbox(label="Blind: I vote before I am told which is which", elem_id="blind", min_width=240)
-        run = gr.Button("Run", variant="primary", elem_id="compare-run", min_width=90)
-        stop = gr.Button("Stop", interactive=False, elem_id="compare-stop", min_width=90)
-    line = gr.HTML(
-        status("Each pair: the same scene and the same random draws, once thinking and once not"),
-        elem_id="compare-status",
-        padding=False,
-    )
-    titles, cameras, lines, thoughts = [], [], [], []
-    with gr.Row(elem_id="arms"):
-        for side, arm in zip(SIDES, ARMS, strict=True):
-            with gr.Column(min_width=300):
-                titles.append(gr.HTML(heading(arm), padding=False))
-                cameras.append(
-                    gr.Image(
-                        format="jpeg",
-                        show_label=False,
-                        interactive=False,
-                        buttons=[],
-                        elem_id=f"camera-{side}",
-                        elem_classes="arm-camera",
-                    )
-                )
-                lines.append(gr.HTML(status("Not started"), elem_id=f"status-{side}", padding=False))
-                thoughts.append(gr.HTML(thoughts_hint(""), elem_id=f"thoughts-{side}", padding=False))
-    with gr.Row(elem_id="votes"):
-        votes = {
-            name: gr.Button(label, interactive=False, size="sm", elem_id=f"vote-{name}", min_width=130)
-            for name, label in VOTES.items()
-        }
-    figures = gr.HTML(elem_id="figures", padding=False)
-    pairs = gr.Dataset(
-        components=["textbox"] * 3,
-        headers=["Scene", *ARMS],
-        samples=[],
-        type="index",
-        label="Finished pairs: click one to watch it again",
-        visible=False,
-        elem_id="pairs",
-    )
-    videos, timelines, captions = [], [], []
-    with gr.Row(elem_id="replays"):
-        for side in SIDES:
-            with gr.Column(min_width=300):
-                videos.append(gr.Video(show_label=False, interactive=False, buttons=[], elem_id=f"video-{side}"))
-                timelines.append(gr.HTML(padding=False))
-                captions.append(gr.Markdown())
-    return Widgets(
-        family=family,
-        seed=seed,
-        words=words,
-        count=count,
-        blind=blind,
-        run=run,
-        stop=stop,
-        status=line,
-        titles=(titles[0], titles[1]),
-        cameras=(cameras[0], cameras[1]),
-        lines=(lines[0], lines[1]),
-        thoughts=(thoughts[0], thoughts[1]),
-        votes=votes,
-        figures=figures,
-        pairs=pairs,
-        videos=(videos[0], videos[1]),
-        timelines=(timelines[0], timelines[1]),
-        captions=(captions[0], captions[1]),
-        played=gr.State([]),
-        pending=gr.State(None),
-    )
 
 
 class Tab:
@@ -195,7 +72,7 @@ class Tab:
         self._recordings = recordings
 
     def run(
-        self, kind: Kind, seed: float, words: str, count: int, blind: bool, played: list[Pair], request: gr.Request
+        self, kind: str, seed: float, words: str, count: int, blind: bool, played: list[Pair], request: gr.Request
     ) -> Iterator[Updates]:
         """Play `count` pairs on consecutive scenes and add them up as they finish; a blind one waits for its vote."""
         ui, seed = self._ui, int(seed)
@@ -224,7 +101,9 @@ class Tab:
             yield {ui.seed: seed}
             if blind:
                 ask = {button: gr.Button(interactive=True) for button in ui.votes.values()}
-                yield {**ask, ui.pending: Pending(pair, sides), ui.status: status("Which arm did better?")}
+                left, right = duel.screens
+                pending = Pending(pair, sides, (left.thoughts, right.thoughts))
+                yield {**ask, ui.pending: pending, ui.status: status("Which arm did better?")}
                 yield {ui.stop: gr.Button(interactive=False)}  # Run comes back with the vote
                 return
             played = [*played, pair]
@@ -254,6 +133,7 @@ class Tab:
         return {
             **buttons,
             **{ui.titles[side]: heading(ARMS[arm]) for side, arm in enumerate(sides)},
+            **dict(zip(ui.thoughts, pending.thoughts, strict=True)),
             **self._results([*played, pair]),
             ui.pending: None,
             ui.status: status(told),
@@ -319,7 +199,7 @@ class Duel:
         self._root = recordings
         self._sides = sides
 
-    def play(self, kind: Kind, seed: int, words: str, hold: Hold) -> Iterator[tuple[int, Event]]:
+    def play(self, kind: str, seed: int, words: str, hold: Hold) -> Iterator[tuple[int, Event]]:
         """The pair's events as (side, event); what keeps it from counting is said in `problem`."""
         self._spec = scenes.spec(kind, seed, words.strip() or None)
         commands = [Command(self._spec, think=arm == 0, seed=seed) for arm in self._sides]
@@ -383,11 +263,6 @@ def row(pair: Pair) -> list[str]:
     return [f"{pair.seed}: {pair.instruction}", *results]
 
 
-def heading(text: str) -> str:
-    """The title over one arm."""
-    return f"<h3>{escape(text)}</h3>"
-
-
 def _plainly(event: Frame | Outcome) -> tuple[str, ...]:
     """Where an arm is, without its pace."""
     if isinstance(event, Frame):
@@ -395,7 +270,7 @@ def _plainly(event: Frame | Outcome) -> tuple[str, ...]:
     return ("Success" if event.success else "Not solved", f"{event.steps} steps")
 
 
-def validate(kind: Kind, seed: float | None, words: str | None, *others: Any) -> list[dict[str, Any]]:
+def validate(kind: str, seed: float | None, words: str | None, *others: Any) -> list[dict[str, Any]]:
     """Refuse scenes that do not exist and words that are none; no words mean each scene's own."""
     seed_problem = scenes.seed_problem(seed)
     words_problem = scenes.words_problem(words) if (words or "").strip() else None
