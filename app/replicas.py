@@ -43,7 +43,7 @@ def deploy(
     Raises:
         ValueError: Ray is missing, there is no such cluster, or the model cannot be loaded there.
     """
-    join(cluster)
+    ray = join(cluster)
     from ray import serve
 
     def build() -> Starlette:
@@ -74,7 +74,7 @@ def deploy(
     try:
         serve.start(http_options={"host": host, "port": port})
         serve.run(deployment.bind(), name=NAME, route_prefix="/")
-    except RuntimeError as error:
+    except (RuntimeError, ray.exceptions.RayError) as error:
         withdraw()
         raise ValueError(f"{model} could not be served: {_reason(error)}") from None
     return serve
