@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,9 @@ def deploy(
         **scaling,
     )
     try:
-        serve.start(http_options={"host": host, "port": port})
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        quiet = {"log_level": "WARNING", "enable_access_log": False}
+        serve.start(http_options={"host": host, "port": port}, logging_config=quiet)
         serve.run(deployment.bind(), name=NAME, route_prefix="/")
     except (RuntimeError, ray.exceptions.RayError) as error:
         withdraw()
