@@ -131,6 +131,17 @@ def check_simpler() -> Check:
     return Check("SimplerEnv", False, f"{len(absent)} files missing in {root()}: {names}", mend, needed=False)
 
 
+def check_google() -> Check:
+    """SimplerEnv's Google-robot scenes; never needed."""
+    from sim.twin_assets import GOOGLE_HINT, missing_google, real2sim
+
+    absent = missing_google()
+    if not absent:
+        return Check("Google robot", True, f"official scenes in {real2sim()}", needed=False)
+    names = ", ".join(str(path) for path in absent[:2]) + ", ..."
+    return Check("Google robot", False, f"{len(absent)} files missing: {names}", GOOGLE_HINT, needed=False)
+
+
 def check_ffmpeg() -> Check:
     """The ffmpeg that comes with imageio writes the videos."""
     import imageio_ffmpeg
@@ -158,6 +169,7 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     check_released,
     check_assets,
     check_simpler,
+    check_google,
     check_ffmpeg,
     check_browser,
 )

@@ -52,7 +52,7 @@ def svg(focus: Focus | None) -> str:
     drawn = "".join(
         f'<g class="ring"><circle class="edge" cx="{ring.x:.0f}" cy="{ring.y:.0f}" r="{RADIUS}"/>'
         f'<circle cx="{ring.x:.0f}" cy="{ring.y:.0f}" r="{RADIUS}" stroke="{ring.colour}"'
-        f'{f" stroke-dasharray={dash():.1f}" if ring.dashed else ""}/>'
+        f'{f""" stroke-dasharray="{dash():.1f}" """ if ring.dashed else ""}/>'
         f'<text x="{ring.x:.0f}" y="{ring.y - RADIUS - 6:.0f}">{escape(ring.label)}</text></g>'
         for ring in rings(focus)
     )

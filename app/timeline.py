@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import Any
 
-from app.events import Frame, Outcome, Steered, ThoughtDone, from_json
+from app.events import Event, Frame, Outcome, Steered, ThoughtDone, from_json
 from app.recording import OUTCOME_HOLD_S, Recording
 from app.steering import ORDERS
 from sim.interface import CONTROL_HZ
 
+CROWDED = 0.03
+"""Marks closer than this share of the axis would lie on each other."""
 LANE = 24
 """Height of a curve's lane in its own units; its width is 100."""
 
@@ -27,7 +28,11 @@ def timeline(recording: Recording, video_id: str) -> str:
     events = [(float(line["video"]), event) for line in lines if (event := from_json(line))]
     length = events[-1][0] + OUTCOME_HOLD_S + 1 / CONTROL_HZ
     frames = [(at / length, event) for at, event in events if isinstance(event, Frame) and event.action]
-    rows = [_row("words", "".join(_mark(at, length, event) for at, event in events))]
+    said = [(at, event) for at, event in events if not isinstance(event, Steered)]
+    steered = [(at, event) for at, event in events if isinstance(event, Steered)]
+    rows = [_row("words", _marks(said, length))]
+    if steered:
+        rows.append(_row("you", _marks(steered, length)))
     if frames:
         moves = [event.action[:3] for _, event in frames]
         turns = [event.action[3:6] for _, event in frames]
@@ -49,23 +54,36 @@ def _row(name: str, lane: str, scale: str = "") -> str:
     return f'<div class="row"><span class="name">{name}</span><div class="lane">{lane}{note}</div></div>'
 
 
-def _mark(at: float, length: float, event: Any) -> str:
-    """A button for an event that has words; nothing for the others."""
-    match event:
-        case ThoughtDone(text=text) if text:
-            kind, sign, words = "thought", "\u25c6", text
-        case Steered(order=order, text=text, problem=problem):
-            kind, sign, words = "steered", "\u25b2", ": ".join(part for part in (ORDERS[order], text, problem) if part)
-        case Outcome(success=success):
-            kind, sign = ("success", "\u2713") if success else ("missed", "\u2717")
-            words = "Success" if success else "Stopped" if event.stopped else "Not solved"
-        case _:
-            return ""
-    inert = escape(words)
-    return (
+def _marks(events: Sequence[tuple[float, Event]], length: float) -> str:
+    """A button for each event that has words; those that would lie on each other share one."""
+    marks: list[tuple[float, str, str, str]] = []
+    for at, event in events:
+        kind, sign, words = _words(event)
+        if not words:
+            continue
+        if marks and (at - marks[-1][0]) / length < CROWDED:
+            at, words = marks[-1][0], f"{marks.pop()[3]} \u00b7 {words}"
+        marks.append((at, kind, sign, words))
+    return "".join(
         f'<button type="button" class="mark {kind}" style="left:{100 * at / length:.2f}%" data-at="{at:.2f}" '
-        f'data-words="{inert}" title="{inert}" aria-label="{at:.1f} seconds: {inert}">{sign}</button>'
+        f'data-words="{escape(words)}" title="{escape(words)}" '
+        f'aria-label="{at:.1f} seconds: {escape(words)}">{sign}</button>'
+        for at, kind, sign, words in marks
     )
+
+
+def _words(event: Event) -> tuple[str, str, str]:
+    """Class, sign and words of an event's mark; no words, no mark."""
+    match event:
+        case ThoughtDone(text=text):
+            return "thought", "\u25c6", text
+        case Steered(order=order, text=text, problem=problem):
+            return "steered", "\u25b2", ": ".join(part for part in (ORDERS[order], text, problem) if part)
+        case Outcome(success=True):
+            return "success", "\u2713", "Success"
+        case Outcome(stopped=stopped):
+            return "missed", "\u2717", "Stopped" if stopped else "Not solved"
+    return "", "", ""
 
 
 def _legend(names: str) -> str:

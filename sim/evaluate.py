@@ -309,7 +309,10 @@ def play(
     observation = worker.reset(scene, render)
     frames = [worker.last_jpeg] if render else []
     began = time.perf_counter()
+    then = getattr(scene, "then", None)
     while True:
+        if then is not None and observation.step == then[0]:
+            policy.reset(then[1], scene.seed)
         action = policy.act(observation)
         render = record or _needs_image(policy)
         result: StepResult = worker.step(action, render)

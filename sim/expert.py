@@ -114,7 +114,7 @@ def _held(state: Snapshot, thing: Thing) -> bool:
 def _destination(goal: Goal, state: Snapshot, source: Thing, target: Thing) -> tuple[Vector, float, float]:
     """Where the source's origin shall go (x, y), the height of what it shall rest on, and how far off is still good."""
     if goal.kind == "near":
-        return spot_beside(state, source, target), 0.0, 0.02
+        return _spot_beside(state, source, target), 0.0, 0.02
     if goal.kind == "stack":
         return target.position[:2], target.top, 0.015
     surface = target.info.surface
@@ -122,9 +122,9 @@ def _destination(goal: Goal, state: Snapshot, source: Thing, target: Thing) -> t
     return target.position[:2], target.position[2] + surface.height, surface.radius * 0.8
 
 
-def spot_beside(state: Snapshot, source: Thing, target: Thing, gap: float = 0.027) -> Vector:
-    """The free spot on a ring around the target, `gap` [m] away from it, that is closest to the source."""
-    distance = source.info.radius + target.info.radius + gap
+def _spot_beside(state: Snapshot, source: Thing, target: Thing) -> Vector:
+    """The free spot on a ring around the target that is closest to the source."""
+    distance = source.info.radius + target.info.radius + 0.027
     if np.linalg.norm(source.position[:2] - target.position[:2]) < distance + 0.015 and source.bottom < 0.02:
         return source.position[:2]
     angles = np.arange(0, 2 * np.pi, np.pi / 16)

@@ -28,6 +28,10 @@ from sim.tasks import Goal
 from sim.twins import TwinScene
 
 FULL_SIZE = (640, 512)
+LAMPS = ((0, 0, -1), (-1, -0.5, -1), (1, 1, -1))
+TABLE_LIGHT, DRAWER_LIGHT = (0.3, 2.2, 0.7, 0.7), (0.65, 1.3, 0.0, 0.0)
+"""Grey levels of the ambient light and of the lamps. Before the cabinet SimplerEnv has ambient light alone, ray-traced;
+a lamp from above makes up for the depth that a rasterised picture would lack."""
 PARK_Z = -5.0
 CABINET = sapien.Pose([-0.295, 0.0, 0.017])
 ABOVE_BASE = TABLE_Z - BASE_Z
@@ -112,9 +116,7 @@ class Fractal:
         return cabinet
 
     def _light(self) -> None:
-        self._scene.add_directional_light([0, 0, -1], [2.2] * 3)
-        self._scene.add_directional_light([-1, -0.5, -1], [0.7] * 3)
-        self._scene.add_directional_light([1, 1, -1], [0.7] * 3)
+        self._lamps = [self._scene.add_directional_light(way, [1.0] * 3) for way in LAMPS]
         for link in self.robot.body.links:
             body = link.entity.find_component_by_type(sapien.render.RenderBodyComponent)
             for shape in body.render_shapes if body else ():
@@ -134,7 +136,11 @@ class Fractal:
     # ---- episodes
 
     def arrange(self, scene: TwinScene) -> None:
-        """Lay out an official episode; the robot comes when everything has settled."""
+        """Lay out an official episode; the robot comes when everything has settled.
+
+        The same episode settles alike to a fraction of a millimetre, not to the last bit: PhysX's order of contacts
+        depends on what the scene held before.
+        """
         self._layout = fractal_layouts.layout(scene.twin, scene.seed)
         self._step = self._lifted_steps = 0
         self._lifted = self._placed = False
@@ -146,32 +152,40 @@ class Fractal:
         opened = [self._layout.opened if name == f"{drawer}_drawer_joint" else 0.0 for name in names]
         self._cabinet.set_qpos(np.array(opened, dtype=np.float32))
         self._cabinet.set_qvel(np.zeros(len(names), dtype=np.float32))
-        for index, (name, body) in reversed(list(enumerate(self._bodies.items()))):
-            self._put(body, sapien.Pose([0.5 * index, 5.0, PARK_Z]), name in self._layout.things)
+        for index, name in enumerate(self._bodies):
+            present = name in self._layout.things
+            self._put(name, self._above_ground(name) if present else sapien.Pose([0.5 * index, 5.0, PARK_Z]), present)
         self._drop()
         self.robot.home(*self._layout.robot)
-        self._scene.set_ambient_light([1.0] * 3 if drawer else [0.3] * 3)
+        ambient, *lamps = DRAWER_LIGHT if drawer else TABLE_LIGHT
+        self._scene.set_ambient_light([ambient] * 3)
+        for lamp, colour in zip(self._lamps, lamps, strict=True):
+            lamp.set_color([colour] * 3)
         photo = Image.open(self._photos / f"{self._layout.photo}.png").convert("RGB")
         self._photo = np.asarray(photo.resize(self._size, Image.Resampling.BOX))
         self._first = {name: self._bodies[name].entity.pose for name in self._layout.things}
 
-    def _put(self, body: Any, pose: sapien.Pose, present: bool) -> None:
-        for component in (body, body.entity.find_component_by_type(sapien.render.RenderBodyComponent)):
-            component.enable() if present else component.disable()
+    def _put(self, name: str, pose: sapien.Pose, present: bool) -> None:
+        """Place a thing; one that a scene does not use stands still, unseen, far below."""
+        body = self._bodies[name]
+        body.kinematic = not present
         body.entity.set_pose(pose)
+        picture = body.entity.find_component_by_type(sapien.render.RenderBodyComponent)
+        picture.enable() if present else picture.disable()
         if present:
             body.linear_velocity = body.angular_velocity = np.zeros(3)
 
+    def _above_ground(self, name: str) -> sapien.Pose:
+        x, y, turn = self._layout.things[name]
+        ground = TABLE_Z if self._layout.drawer is None else CABINET.p[2] + 0.865
+        half = np.abs(rotation(np.array(turn)).as_matrix()) @ self._half(name)
+        return sapien.Pose([x, y, ground + half[2] + 0.005], turn)
+
     def _drop(self) -> None:
         """Things fall the last millimetres without tipping over, then settle freely."""
-        bodies = []
-        floor = TABLE_Z if self._layout.drawer is None else CABINET.p[2] + 0.865
-        for name, (x, y, turn) in self._layout.things.items():
-            body = self._bodies[name]
-            half = np.abs(rotation(np.array(turn)).as_matrix()) @ self._half(name)
-            body.entity.set_pose(sapien.Pose([x, y, floor + half[2] + 0.005], turn))
+        bodies = [self._bodies[name] for name in self._layout.things]
+        for body in bodies:
             body.set_locked_motion_axes([False, False, False, True, True, False])
-            bodies.append(body)
         self._wait(0.5)
         for body in bodies:
             body.set_locked_motion_axes([False] * 6)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sim import fractal_layouts
+from sim.fractal_layouts import DRAWERS
 from sim.tasks import Ending, SceneSpec
 
 Robot = Literal["widowx", "google_robot"]
@@ -36,6 +37,15 @@ def _put(instruction: str, source: str, target: str, gap: int = 2, presses: bool
     return Twin("widowx", instruction, rule, episodes=24, step_limit=120)
 
 
+def _google(instruction: str, rule: str, episodes: int, steps: int, then: tuple[int, str] | None = None) -> Twin:
+    return Twin("google_robot", instruction, rule, episodes, steps, then)
+
+
+def _drawer(verb: str, name: str, rule: str) -> Twin:
+    return _google(f"{verb} {name} drawer", f"the {name} drawer {rule}", episodes=9, steps=113)
+
+
+_CAN = _google("pick coke can", "the can was lifted off the table, held by the fingers alone", 25, 80)
 TWINS: dict[str, Twin] = {
     "spoon_on_towel": _put("put the spoon on the towel", "the spoon", "the towel", presses=False),
     "carrot_on_plate": _put("put carrot on plate", "the carrot", "the plate"),
@@ -49,37 +59,29 @@ TWINS: dict[str, Twin] = {
     "fruit_not_drink_on_plate": _put(
         "I do not want the drink, please put the fruit on the plate", "the orange", "the plate"
     ),
+    "pick_horizontal_coke_can": _CAN,
+    "pick_vertical_coke_can": _CAN,
+    "pick_standing_coke_can": _CAN,
+    "move_near": _google(
+        "move {source} near {target}",
+        "the {source} was moved, to within 10 cm of the {target}, which is closest to it; nothing fell over",
+        episodes=60,
+        steps=80,
+    ),
+    **{f"open_{name}_drawer": _drawer("open", name, "is pulled out by 15 cm or more") for name in DRAWERS},
+    **{f"close_{name}_drawer": _drawer("close", name, "is within 5 cm of shut") for name in DRAWERS},
+    "apple_in_top_drawer": _google(
+        "open top drawer",
+        "from step 100 on, the apple has touched the floor of the top drawer, which is open by 5 cm or more",
+        episodes=27,
+        steps=200,
+        then=(100, "place apple into top drawer"),
+    ),
 }
-"""By name; the last two WidowX ones are tasks 79 and 80 of SimplerEnv-Instruct. 120 steps are InstructVLA's limit;
-SimplerEnv itself stops the first three after 60."""
-_DRAWER = {
-    "open": "the {drawer} drawer is pulled out by 15 cm or more",
-    "close": "the {drawer} drawer is within 5 cm of shut",
-}
-TWINS |= {
-    name: Twin("google_robot", "pick coke can", "the can was lifted off the table, held by the fingers alone", 25, 80)
-    for name in fractal_layouts.CANS
-}
-TWINS["move_near"] = Twin(
-    "google_robot",
-    "move {source} near {target}",
-    "the {source} was moved and stands within 10 cm of the {target}, which is closest to it; nothing fell over",
-    episodes=60,
-    step_limit=80,
-)
-TWINS |= {
-    f"{verb}_{drawer}_drawer": Twin("google_robot", f"{verb} {drawer} drawer", rule.format(drawer=drawer), 9, 113)
-    for verb, rule in _DRAWER.items()
-    for drawer in fractal_layouts.DRAWERS
-}
-TWINS["apple_in_top_drawer"] = Twin(
-    "google_robot",
-    "open top drawer",
-    "after 100 steps, the apple has touched the floor of the top drawer, which is open by 5 cm or more",
-    episodes=27,
-    step_limit=200,
-    then=(100, "place apple into top drawer"),
-)
+"""By name. `baby_tool_on_plate` and `fruit_not_drink_on_plate` are tasks 79 and 80 of SimplerEnv-Instruct. 120 steps
+are InstructVLA's limit for the WidowX; SimplerEnv itself stops the first three after 60."""
+
+
 class TwinScene(BaseModel):
     """One episode of one official scene. `seed` is the official episode id, and seeds the policy's draws."""
 

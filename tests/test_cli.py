@@ -21,8 +21,8 @@ from sim.suite import load_suite
 from sim.tasks import KINDS
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ["", "doctor", "evaluate", "compare", "collect", "train", "train align", "train stage1", "serve-model",
-            "bench", "ask", "quiz"]  # fmt: skip
+COMMANDS = ["", "doctor", "evaluate", "compare", "collect", "train", "train align", "train stage1", "train stage2",
+            "serve-model", "bench", "ask", "quiz"]  # fmt: skip
 
 
 def run(*arguments: str) -> str:

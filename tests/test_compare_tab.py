@@ -141,7 +141,7 @@ def test_pairs_are_counted_and_can_be_watched_again(tmp_path: Path) -> None:
     for side, (name, think) in enumerate((("left", True), ("right", False))):
         recording = find(played[1].trials[side].recording, tmp_path / "recordings")
         assert recording is not None and recording.about()["think"] is think
-        assert again[ui.videos[side]].visible and f'data-video="video-{name}"' in again[ui.timelines[side]]
+        assert again[ui.videos[side]].autoplay and f'data-video="video-{name}"' in again[ui.timelines[side]]
     (tmp_path / "recordings" / played[1].trials[0].recording / "events.jsonl").unlink()
     assert "no longer here" in handlers.replay(1, played)[ui.status]
 
@@ -154,6 +154,7 @@ def test_a_blind_pair_tells_nothing_before_the_vote(
     handlers, ui, _ = tab(tmp_path / "recordings")
     shown, updates = [], {}
     for update in handlers.run("pick", 5, "", 10, True, [], REQUEST):
+        assert update, "Gradio refuses an update of nothing"
         updates |= update
         shown += [str(update[w]) for w in (*ui.titles, *ui.lines, *ui.thoughts, ui.status, ui.figures) if w in update]
     assert not any("hinking" in text or "expert" in text or " s " in text for text in shown)

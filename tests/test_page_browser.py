@@ -221,3 +221,60 @@ def test_bad_words_get_one_line_beside_the_box_and_nothing_happens(
     expect(page.locator("#words")).to_contain_text(complaint)
     time.sleep(0.5)
     assert (server.steps, server.recorded(), server.sessions.holding) == (steps, recorded, 0)
+
+
+def test_a_rollout_is_paused_stepped_resumed_and_its_link_replays_it(page: Page, server: Server) -> None:
+    before = server.recorded()
+    page.get_by_text("Steer it while it runs").click()
+    run_until_moving(page, server)
+    page.locator("#pause").click()
+    expect(page.locator("#status")).to_contain_text("Paused")
+    held = server.steps
+    page.locator("#step").click()
+    wait_until(lambda: server.steps == held + 1)
+    page.locator("#told textarea").fill("be <b>quick</b>")
+    page.locator("#tell").click()
+    expect(page.locator("#thoughts")).to_contain_text("New instruction: be <b>quick</b>")
+    assert server.steps == held + 1
+    page.locator("#pause").click()
+    expect(page.locator("#status .outcome")).to_contain_text("Success")
+    expect(page.locator("#caption")).to_contain_text("Your last rollout.")
+    (folder,) = [path for path in server.recorded() if path not in before]
+
+    page.goto(f"{server.url}?run={folder.name}")
+    expect(page.locator("#caption")).to_contain_text("The rollout this link leads to.")
+    expect(page.locator("#status .outcome")).to_contain_text("Success")
+    expect(page.locator("#thoughts")).to_contain_text("be <b>quick</b>")
+    page.wait_for_function("() => document.querySelector('#video video')?.readyState >= 2")
+    page.locator(".timeline .steered").first.click()
+    expect(page.locator(".timeline .words")).to_contain_text("Paused")
+    page.wait_for_function("() => +document.querySelector('.timeline').style.getPropertyValue('--now') > 0")
+
+
+def test_a_pair_is_played_counted_and_watched_again(page: Page, server: Server) -> None:
+    page.get_by_role("tab", name="Compare").click()
+    page.locator("#compare-family input").click()
+    page.get_by_role("option", name="Open drawer").click()
+    page.locator("#compare-run").click()
+    expect(page.locator("#figures")).to_contain_text("exact McNemar p = 1")
+    for side in ("left", "right"):
+        expect(page.locator(f"#status-{side} .outcome")).to_contain_text("Success")
+    expect(page.locator("#votes")).to_be_hidden()
+    page.locator("#pairs tbody tr").first.click()
+    for side in ("left", "right"):
+        page.wait_for_function(f"() => document.querySelector('#video-{side} video')?.readyState >= 2")
+    expect(page.locator(".timeline:visible")).to_have_count(2)
+
+
+def test_the_ask_tab_takes_pictures_and_refuses_what_is_none(page: Page, tmp_path: Path) -> None:
+    page.get_by_role("tab", name="Ask").click()
+    bad = tmp_path / "picture.png"
+    bad.write_bytes(b"PK\x03\x04 a zip file by another name")
+    page.locator("#picture input[type=file]").set_input_files(bad)
+    expect(page.locator("#picture-problem")).to_contain_text("not a picture that can be read here")
+    page.locator("#use-camera").click()
+    expect(page.locator("#picture-problem")).to_be_hidden()
+    page.locator("#questions").get_by_text("What is on the table?").click()
+    page.locator("#ask-button").click()
+    expect(page.locator("#chat")).to_contain_text("The scripted expert answers no questions")
+    expect(page.locator("#ask-button")).to_be_enabled()

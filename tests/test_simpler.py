@@ -17,7 +17,7 @@ from sim import twin_assets
 from sim.evaluate import Journal, evaluate
 from sim.suite import SimplerSuite, TwinTask, load_suite
 from sim.tasks import SceneSpec, sample_goal
-from sim.twins import TWINS, TwinScene, load_scene
+from sim.twins import TwinScene, load_scene
 from sim.worker import EITHER, SIMPLER, SimWorker
 from tests import fake_world
 
@@ -55,7 +55,7 @@ def test_the_suite_names_every_official_episode_and_how_it_is_judged() -> None:
     suite = load_suite("simpler-widowx")
     assert isinstance(suite, SimplerSuite) and suite.success == "last" and suite.world == SIMPLER
     played = [scene for _, scene in suite.scenes()]
-    assert len(played) == 6 * 24 and {scene.twin for scene in played} == set(TWINS)  # type: ignore[union-attr]
+    assert len(played) == 6 * 24 and {scene.twin for scene in played} == set(twin_assets.WIDOWX)  # type: ignore[union-attr]
     assert {scene.limit for scene in played} == {120}
     assert {scene.limit for _, scene in suite.limited(60).scenes(2)} == {60}
     assert [scene.seed for _, scene in suite.scenes(2)] == [0, 1] * 6
@@ -97,7 +97,7 @@ def test_the_page_offers_official_scenes_only_where_their_assets_are(monkeypatch
     assert scenes.families() == scenes.FAMILIES
     if OFFICIAL.is_dir():
         monkeypatch.setenv("MS_ASSET_DIR", str(OFFICIAL))
-        assert set(scenes.families().values()) - set(scenes.FAMILIES.values()) == set(TWINS)
+        assert set(scenes.families().values()) - set(scenes.FAMILIES.values()) == set(twin_assets.WIDOWX)
     scene = scenes.spec("carrot_on_plate", 1_000_007, "put the carrot away")
     assert isinstance(scene, TwinScene) and scene.seed == 1_000_007 % 24 and scene.text == "put the carrot away"
     assert load_scene(scene.model_dump(mode="json")) == scene

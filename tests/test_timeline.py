@@ -23,11 +23,11 @@ def drawn(tmp_path: Path, *extra: Steered, end: Outcome = OUTCOME) -> str:
 def test_thoughts_interventions_and_verdict_are_marks_at_their_place(tmp_path: Path) -> None:
     html = drawn(tmp_path, Steered("instruct", 0, '"><script>alert(1)</script>'))
     marks = re.findall(r'class="mark (\w+)" style="left:([\d.]+)%" data-at="([\d.]+)" data-words="([^"]*)"', html)
-    assert [kind for kind, *_ in marks] == ["steered", "thought", "success"]
+    assert [kind for kind, *_ in marks] == ["thought", "success", "steered"]
     length = float(re.findall(r'data-length="([\d.]+)"', html)[0])
     for _, left, at, _ in marks:
         assert abs(float(left) - 100 * float(at) / length) < 0.1 and 0 <= float(left) <= 100
-    assert "<script" not in html and "New instruction: &quot;&gt;&lt;script" in marks[0][3]
+    assert "<script" not in html and "New instruction: &quot;&gt;&lt;script" in marks[2][3]
 
 
 def test_the_arms_curves_and_their_scale_come_from_the_actions(tmp_path: Path) -> None:
@@ -47,3 +47,8 @@ def test_a_log_without_places_gets_no_timeline(tmp_path: Path) -> None:
     saved = recorder(rollout()).save(tmp_path)
     saved.log.write_text(re.sub(r'"video": [\d.]+, ', "", saved.log.read_text()))
     assert timeline(saved, "video") == ""
+
+
+def test_marks_that_would_lie_on_each_other_share_one(tmp_path: Path) -> None:
+    html = drawn(tmp_path, Steered("pause", 0), Steered("step", 0), Steered("resume", 0))
+    assert 'data-words="Paused · Single step · Resumed"' in html and html.count("mark steered") == 1

@@ -113,8 +113,8 @@ def layout() -> Widgets:
             min_width=220,
         )
     with gr.Row(elem_id="compare-go"):
-        count = gr.Radio(list(COUNTS), value=1, label="Pairs", elem_id="compare-count", min_width=160)
-        blind = gr.Checkbox(label="Blind: hide which is which until I vote", elem_id="blind", min_width=220)
+        count = gr.Radio(list(COUNTS), value=1, label="Pairs", elem_id="compare-count", min_width=240)
+        blind = gr.Checkbox(label="Blind: I vote before I am told which is which", elem_id="blind", min_width=240)
         run = gr.Button("Run", variant="primary", elem_id="compare-run", min_width=90)
         stop = gr.Button("Stop", interactive=False, elem_id="compare-stop", min_width=90)
     line = gr.HTML(
@@ -158,9 +158,7 @@ def layout() -> Widgets:
     with gr.Row(elem_id="replays"):
         for side in SIDES:
             with gr.Column(min_width=300):
-                videos.append(
-                    gr.Video(show_label=False, interactive=False, buttons=[], visible=False, elem_id=f"video-{side}")
-                )
+                videos.append(gr.Video(show_label=False, interactive=False, buttons=[], elem_id=f"video-{side}"))
                 timelines.append(gr.HTML(padding=False))
                 captions.append(gr.Markdown())
     return Widgets(
@@ -210,7 +208,8 @@ class Tab:
             try:
                 with self._sessions.hold(request.session_hash or "", wanted=2) as hold:
                     for side, event in duel.play(kind, seed, words, hold):
-                        yield self._draw(side, event, duel)
+                        if changes := self._draw(side, event, duel):  # Gradio takes an empty dict for a value
+                            yield changes
             except (Busy, WorkerError) as error:
                 yield {ui.status: failure(str(error))}
                 break
@@ -270,9 +269,7 @@ class Tab:
             if recording is None:
                 return {ui.status: failure("That recording is no longer here: only the newest are kept.")}
             updates |= {
-                ui.videos[side]: gr.Video(
-                    recording.video, subtitles=recording.subtitles, autoplay=True, visible=True
-                ),
+                ui.videos[side]: gr.Video(recording.video, subtitles=recording.subtitles, autoplay=True),
                 ui.timelines[side]: timeline(recording, f"video-{SIDES[side]}"),
                 ui.captions[side]: caption_of(recording, f"{arm}.", self._pilot.fingerprint),
             }
@@ -317,7 +314,7 @@ class Duel:
     def __init__(self, pilot: Pilot, recordings: Path, sides: tuple[int, int], blind: bool) -> None:
         self.blind = blind
         self.problem = ""
-        self.screens = [Screen(think=arm == 0) for arm in sides]
+        self.screens = [Screen(think=arm == 0, paced=False) for arm in sides]
         self._pilot = pilot
         self._root = recordings
         self._sides = sides

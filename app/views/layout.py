@@ -58,9 +58,9 @@ def layout(pilot: Pilot, shipped: list[Recording]) -> Widgets:
     with gr.Row(elem_id="stage"):
         with gr.Column(scale=3, min_width=320):
             seen = _view(shipped)
+            steered = _steering()
         with gr.Column(scale=2, min_width=320):
             chosen = _controls(first, pilot)
-            steered = _steering()
     with gr.Row(elem_id="recording"):
         recorded = _recording(shipped)
     return Widgets(**seen, **chosen, **steered, **recorded)
@@ -68,7 +68,7 @@ def layout(pilot: Pilot, shipped: list[Recording]) -> Widgets:
 
 def _view(shipped: list[Recording]) -> dict[str, Any]:
     """The camera with the rings over it, and what is said about it."""
-    with gr.Group(elem_id="view"):
+    with gr.Column(elem_id="view"):
         camera = gr.Image(
             shipped[0].poster if shipped else None,
             format="jpeg",
@@ -104,13 +104,13 @@ def _controls(first: Scene, pilot: Pilot) -> dict[str, Any]:
     )
     with gr.Row(elem_id="scene", equal_height=False):
         family = gr.Dropdown(
-            list(scenes.families().items()), value=kind, label="Task", scale=3, elem_id="family", min_width=150
+            list(scenes.families().items()), value=kind, label="Task", scale=3, elem_id="family", min_width=140
         )
-        seed = gr.Number(first.seed, label="Scene", precision=0, scale=2, elem_id="seed", min_width=100)
-        shuffle = gr.Button("Shuffle", scale=0, elem_id="shuffle", min_width=104)
+        seed = gr.Number(first.seed, label="Scene", precision=0, scale=3, elem_id="seed", min_width=124)
+        shuffle = gr.Button("Shuffle", scale=1, elem_id="shuffle", min_width=96)
     goal = gr.Markdown(goal_line(first), elem_id="goal")
     look = gr.CheckboxGroup(
-        list(scenes.LOOKS.items()), value=sorted(first.vary), label="Does it really look? Change the", elem_id="look"
+        list(scenes.LOOKS.items()), value=sorted(first.vary), label="Change the look", elem_id="look"
     )
     return {
         "words": words,
@@ -134,16 +134,19 @@ def _steering() -> dict[str, Any]:
         with gr.Row(elem_id="pace"):
             pause = gr.Button(PAUSE, interactive=False, elem_id="pause", min_width=90)
             step = gr.Button("Single step", interactive=False, elem_id="step", min_width=110)
-        told = gr.Textbox(label="New instruction", lines=1, max_lines=3, elem_id="told")
-        tell = gr.Button("Tell it", interactive=False, size="sm", elem_id="tell")
-        thought = gr.Textbox(
-            label="Its thought",
-            info="Pause fills in the latest; change it and let the model act on your words.",
-            lines=1,
-            max_lines=4,
-            elem_id="thought",
-        )
-        rethink = gr.Button("Act on this thought", interactive=False, size="sm", elem_id="rethink")
+        with gr.Row(elem_classes="say"):
+            told = gr.Textbox(label="New instruction", lines=1, max_lines=3, scale=4, elem_id="told", min_width=200)
+            tell = gr.Button("Tell it", interactive=False, scale=1, elem_id="tell", min_width=110)
+        with gr.Row(elem_classes="say"):
+            thought = gr.Textbox(
+                label="Its thought (Pause fills in the latest)",
+                lines=1,
+                max_lines=4,
+                scale=4,
+                elem_id="thought",
+                min_width=200,
+            )
+            rethink = gr.Button("Act on it", interactive=False, scale=1, elem_id="rethink", min_width=110)
     return {"pause": pause, "step": step, "told": told, "tell": tell, "thought": thought, "rethink": rethink}
 
 
@@ -183,7 +186,7 @@ def title(recording: Recording) -> str:
     """A shipped rollout in a list: its words and how it ended."""
     end = recording.events()[-1]
     sign = "\u2713" if isinstance(end, Outcome) and end.success else "\u2717"
-    return f"{sign} {recording.scene().text}"
+    return f"{sign} {recording.scene().text}{'' if recording.about()['think'] else ' (not thinking)'}"
 
 
 def caption_of(recording: Recording, lead: str, fingerprint: str) -> str:

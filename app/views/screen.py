@@ -37,23 +37,25 @@ class Entry:
 class Screen:
     """Takes events and keeps what the page shows up to date: `status`, `thoughts` and `rings`, all HTML."""
 
-    def __init__(self, think: bool) -> None:
+    def __init__(self, think: bool, paced: bool = True) -> None:
+        """Not `paced` leaves out the control rate, which says nothing where two rollouts share the machine."""
         self.status = status("Setting up the scene")
         self.thought = ""
         """The latest whole thought."""
         self._off = "" if think else "Thinking is off: straight from the picture to the action."
         self._log: list[Entry] = []
         self._focus: Focus | None = None
+        self._paced = paced
         self._writing = self._paused = False
         self._limit = 0
-        self._started = 0.0
+        self._since = (0, 0.0)
         self._plan = ""
 
     def show(self, event: Event) -> None:
         """Take the next event."""
         match event:
             case SceneReady():
-                self._limit, self._started = event.spec.limit, time.monotonic()
+                self._limit, self._since = event.spec.limit, (0, time.monotonic())
                 self.status = status("Scene ready")
             case ThoughtStarted(step=step):
                 self._log.append(Entry(step))
@@ -68,12 +70,9 @@ class Screen:
                 if timings:
                     self._plan = f"planned in {sum(timings.values()):.0f} ms"
             case Frame(step=step):
-                rate = step / max(time.monotonic() - self._started, 1e-3)
-                pace = f"{rate:.1f} steps/s ({rate / CONTROL_HZ:.1f}\u00d7 real time)"
-                details = [f"{step / CONTROL_HZ:.1f} s simulated", *([] if self._paused else [pace, self._plan])]
-                self.status = status("Paused" if self._paused else self._progress(step), *details)
+                self.status = status(*self._pace(step), self._plan)
             case Steered(order="pause" | "step" | "resume" as order, step=step):
-                self._paused = order != "resume"
+                self._paused, self._since = order != "resume", (step, time.monotonic())
                 self.status = status("Paused" if self._paused else self._progress(step), f"before step {step + 1}")
             case Steered(order=order, step=step, text=text, problem=problem) if text:
                 note = f"{ORDERS[order]}, refused" if problem else ORDERS[order]
@@ -104,6 +103,16 @@ class Screen:
         ]
         gated = any(gate is not None for entry in self._log for _, gate in entry.words)
         return f'<div class="thoughts" role="log">{"".join(lines)}{GATE_LEGEND if gated else ""}</div>'
+
+    def _pace(self, step: int) -> tuple[str, ...]:
+        """Headline and details after a control step; the rate leaves out what went before a pause."""
+        simulated = f"{step / CONTROL_HZ:.1f} s simulated"
+        if self._paused:
+            return "Paused", simulated
+        first, since = self._since
+        rate = (step - first) / max(time.monotonic() - since, 1e-3)
+        pace = f"{rate:.1f} steps/s ({rate / CONTROL_HZ:.1f}\u00d7 real time)" if self._paced else ""
+        return self._progress(step), simulated, pace
 
     def _progress(self, step: int) -> str:
         return f"Step {step} of {self._limit}"
