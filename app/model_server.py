@@ -63,9 +63,10 @@ BROKE = "Something broke on the model server; its log says what."
 def application(engine: Engine, idle_s: float = IDLE_S) -> Starlette:
     """The ASGI application for one loaded model."""
 
+    about = {"name": engine.name, "about": engine.describe(), "fingerprint": engine.fingerprint()}
+
     def describe(request: Request) -> Response:
-        """Who speaks here."""
-        return JSONResponse({"name": engine.name, "about": engine.describe(), "fingerprint": engine.fingerprint()})
+        return JSONResponse(about)
 
     async def ask(request: Request) -> Response:
         try:
@@ -136,17 +137,16 @@ class Rollout:
             await self._send(self._view())
             while (order := await asyncio.wait_for(self._orders.get(), self.idle_s)) is not None:
                 await self._answer(order)
+        except WebSocketDisconnect:
+            pass  # it hung up while something was on its way
         except TimeoutError:
             minutes = f"{self.idle_s / 60:g} minutes"
-            await self._send(Problem(status=408, error=f"Nothing was heard for {minutes}: run the rollout again."))
-        except (WebSocketDisconnect, RuntimeError):
-            pass  # it hung up while something was on its way
+            await self._dismiss(Refused(f"Nothing was heard for {minutes}: run the rollout again.", 408))
         except Exception as error:
-            await self._send(_problem(error))
+            await self._dismiss(error)
         finally:
             self._stop.set()
             reader.cancel()
-            await self._hang_up()
 
     async def _read(self) -> None:
         """Orders go into the queue; a stop overtakes them, because the thought it ends is still being written."""
@@ -214,6 +214,8 @@ class Rollout:
     async def _send(self, message: Message) -> None:
         await self.socket.send_bytes(pack(message))
 
-    async def _hang_up(self) -> None:
-        with contextlib.suppress(RuntimeError):  # it is closed already
+    async def _dismiss(self, error: Exception) -> None:
+        """Say why, and hang up."""
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # it has gone already
+            await self._send(_problem(error))
             await self.socket.close()

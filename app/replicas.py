@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,7 @@ def deploy(
     Raises:
         ValueError: Ray is missing, there is no such cluster, or the model cannot be loaded there.
     """
-    join(cluster)
+    ray = join(cluster)
     from ray import serve
 
     def build() -> Starlette:
@@ -72,9 +73,11 @@ def deploy(
         **scaling,
     )
     try:
-        serve.start(http_options={"host": host, "port": port})
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        quiet = {"log_level": "WARNING", "enable_access_log": False}
+        serve.start(http_options={"host": host, "port": port}, logging_config=quiet)
         serve.run(deployment.bind(), name=NAME, route_prefix="/")
-    except RuntimeError as error:
+    except (RuntimeError, ray.exceptions.RayError) as error:
         withdraw()
         raise ValueError(f"{model} could not be served: {_reason(error)}") from None
     return serve

@@ -22,11 +22,14 @@ INSTALL = 'Ray is not installed: run "python -m pip install -r requirements-ray.
 STORE_BYTES = 100_000_000
 """Shared memory of a cluster that is started here; episodes are small."""
 HERE = "local"
+ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
+"""Ray reports nothing to its makers, and on a machine that is busy loading a model its door may open slowly."""
 
 
 def require_ray() -> ModuleType:
     """The `ray` package. Raises `ValueError` with the command that installs it."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         import ray
     except ImportError:
