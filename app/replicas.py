@@ -15,6 +15,7 @@ NAME = "model"
 DRAIN_S = 600.0
 """How long a replica that is no longer needed may finish its rollouts."""
 QUEUED = 32
+QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 
 def deploy(
@@ -69,13 +70,13 @@ def deploy(
         max_ongoing_requests=2 * rollouts,
         max_queued_requests=QUEUED,
         graceful_shutdown_timeout_s=DRAIN_S,
+        logging_config=QUIET,
         ray_actor_options={"num_cpus": 1, "num_gpus": gpus},
         **scaling,
     )
     try:
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        quiet = {"log_level": "WARNING", "enable_access_log": False}
-        serve.start(http_options={"host": host, "port": port}, logging_config=quiet)
+        serve.start(http_options={"host": host, "port": port}, logging_config=QUIET)
         serve.run(deployment.bind(), name=NAME, route_prefix="/")
     except (RuntimeError, ray.exceptions.RayError) as error:
         withdraw()

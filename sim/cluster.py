@@ -22,8 +22,11 @@ INSTALL = 'Ray is not installed: run "python -m pip install -r requirements-ray.
 STORE_BYTES = 100_000_000
 """Shared memory of a cluster that is started here; episodes are small."""
 HERE = "local"
-ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
-"""Ray reports nothing to its makers, and on a machine that is busy loading a model its door may open slowly."""
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to Ray's makers
+    "RAY_worker_niceness": "0",  # models and simulators run at the priority they have without Ray
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # a machine that is busy loading a model opens its door slowly
+}
 
 
 def require_ray() -> ModuleType:
