@@ -57,6 +57,9 @@ class ThinkingPolicy(Policy, Protocol):
     @property
     def focus(self) -> dict[str, tuple[float, float]] | None: ...
 
+    @property
+    def gate(self) -> float | None: ...
+
     def think(self, observation: Observation, should_stop: Callable[[], bool] | None = None) -> Iterator[str]: ...
 
     def instruct(self, instruction: str) -> None: ...
@@ -133,7 +136,7 @@ def _think(policy: ThinkingPolicy, observation: Observation, should_stop: Callab
     words = []
     for piece in policy.think(observation, should_stop=should_stop):
         words.append(piece)
-        yield ThoughtToken(piece)
+        yield ThoughtToken(piece, policy.gate)
         if should_stop():
             break
     yield ThoughtDone("".join(words).strip())

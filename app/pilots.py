@@ -108,6 +108,7 @@ class Expert:
 
     needs_image = False
     focus = None
+    gate = None
 
     def __init__(self, simulator: Simulator, spec: Scene, think: bool) -> None:
         self._simulator = simulator

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import app.cli as cli
 from app.baselines import PlannedPolicy, Planner, RandomPolicy, told_the_truth
 from app.endpoint import ChatEndpoint
 from app.evaluating import failure_videos
@@ -105,7 +104,7 @@ def test_thinking_and_planners_arrive_where_they_belong(monkeypatch: pytest.Monk
         return report(model, {"a": "1", "b": "1", "c": "1"})
 
     monkeypatch.setattr("sim.evaluate.evaluate", play)
-    monkeypatch.setattr(cli, "load", lambda name: Engine())
+    monkeypatch.setattr("app.remote.shared_engine", lambda name: Engine())
     common = ["evaluate", "--suite", "tabletop-instruct"]
     run(*common, "--think", "off")
     own = load_suite("tabletop-instruct").tasks[0].instruction

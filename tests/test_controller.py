@@ -66,6 +66,7 @@ class FakePolicy:
     """Thinks before steps 0 and 3, plans every third step."""
 
     focus = {"source": (0.2, 0.4), "target": (0.6, 0.4)}
+    gate: float | None = None
 
     def __init__(self) -> None:
         self.acted = 0
@@ -85,7 +86,8 @@ class FakePolicy:
 
     def think(self, observation: Observation, should_stop: Callable[[], bool] | None = None) -> Iterator[str]:
         self.thought_at = self.acted
-        yield from ("I will ", "pull ", "the top drawer. ")
+        for self.gate, piece in zip((0.1, 0.2, 0.9), ("I will ", "pull ", "the top drawer. "), strict=True):
+            yield piece
 
     def instruct(self, instruction: str) -> None:
         self.instruction = instruction
@@ -102,6 +104,11 @@ class FakePolicy:
 
 def play(simulator: FakeSimulator, policy: FakePolicy, steering: Steering | None = None) -> Iterator[Event]:
     return controller.run(Command(SPEC, seed=11), simulator, policy, steering or Steering())
+
+
+def test_every_piece_of_a_thought_comes_with_its_gate() -> None:
+    pieces = [event for event in play(FakeSimulator(), FakePolicy()) if isinstance(event, ThoughtToken)]
+    assert [piece.gate for piece in pieces[:3]] == [0.1, 0.2, 0.9]
 
 
 def test_events_come_in_the_order_of_a_rollout() -> None:
