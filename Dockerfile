@@ -7,8 +7,8 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 
 # Whoever runs the page may write recordings and caches, and nothing else.
-RUN useradd --uid 1000 --create-home visitor
-ENV HOME=/home/visitor PYTHONDONTWRITEBYTECODE=1
+RUN useradd --uid 1000 --create-home --home-dir /srv/visitor visitor
+ENV HOME=/srv/visitor PYTHONDONTWRITEBYTECODE=1
 WORKDIR /srv/instructvla
 
 # The set-up depends on little: the long part is not repeated when only the code changes.
@@ -17,7 +17,7 @@ RUN make .venv/stamps/packages
 COPY . .
 RUN make setup \
     && mkdir -p recordings runs \
-    && chown visitor: recordings runs /home/visitor /home/visitor/.cache
+    && chown visitor: recordings runs /srv/visitor /srv/visitor/.cache
 
 USER visitor
 EXPOSE 7860
