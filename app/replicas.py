@@ -78,33 +78,38 @@ def deploy(
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         serve.start(http_options={"host": host, "port": port}, logging_config=QUIET)
         serve.run(deployment.bind(), name=NAME, route_prefix="/")
-    except (RuntimeError, ray.exceptions.RayError) as error:
-        withdraw()
-        raise ValueError(f"{model} could not be served: {_reason(error)}") from None
+    except (RuntimeError, ray.exceptions.RayError):
+        reason = _reason(serve)
+        withdraw(cluster)
+        raise ValueError(f"{model} could not be served: {reason}") from None
     return serve
 
 
-def withdraw() -> None:
-    """Stop serving and leave the cluster; one that was started here ends with it."""
+def withdraw(cluster: str = HERE) -> None:
+    """Stop serving and leave the cluster; one that was started here ends with it, rollouts or not."""
     import ray
     from ray import serve
 
-    serve.shutdown()
+    if cluster != HERE:
+        serve.delete(NAME)
     ray.shutdown()
 
 
-def serve_model(model: str, host: str, port: int, **options: Any) -> None:
+def serve_model(model: str, host: str, port: int, *, cluster: str = HERE, **options: Any) -> None:
     """`deploy`, then serve until Ctrl+C."""
-    deploy(model, host, port, **options)
+    deploy(model, host, port, cluster=cluster, **options)
     print(f"The model: http://{host}:{port}   (Ctrl+C ends it; use it with --model http://HOST:{port})", flush=True)
     try:
         threading.Event().wait()
     except KeyboardInterrupt:
         pass
     finally:
-        withdraw()
+        withdraw(cluster)
 
 
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if "could not be loaded" in line]
-    return lines[-1].split("RuntimeError: ")[-1] if lines else "its replicas did not start; Ray's log says why."
+def _reason(serve: Any) -> str:
+    """Why the replicas did not start: the engine's own sentence, if there is one in what Ray Serve tells."""
+    applications = [app for name, app in serve.status().applications.items() if name == NAME]
+    parts = [part.message for app in applications for part in app.deployments.values()]
+    lines = [line for part in parts for line in part.splitlines() if "could not be loaded: " in line]
+    return lines[-1].split("could not be loaded: ")[-1] if lines else "its replicas did not start; Ray's log says why."

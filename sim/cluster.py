@@ -55,6 +55,7 @@ def join(address: str, cpus: int | None = None) -> ModuleType:
             address=address,
             logging_level=logging.WARNING,
             configure_logging=False,
+            log_to_driver=False,
             **(own if address == HERE else {}),
         )
     except (ConnectionError, ValueError, RuntimeError) as error:

@@ -93,11 +93,13 @@ def test_a_model_behind_ray_serve_acts_and_answers_as_at_home(ray: Any, tmp_path
         refused = [httpx.post(f"{there.name}/ask", content=body) for body in (pickle.dumps(0), bytes(8_000_001))]
         assert [answer.status_code for answer in refused] == [400, 413]
         seen: list[list[Any]] = []
-        for policy in (here.policy(True), there.policy(True)):
+        remote = there.policy(True)
+        for policy in (here.policy(True), remote):
             policy.reset("pick up the cube", 3)
             thought = list(policy.think(observation(0)))
             seen.append([thought, *(policy.act(observation(step)).tolist() for step in range(3))])
         assert seen[0] == seen[1]
         assert np.isfinite(seen[0][1]).all()
+        remote.close()
     finally:
         serve.shutdown()
