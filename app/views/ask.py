@@ -23,10 +23,7 @@ AT_ONCE = 2
 REMEMBERED = 4
 """Turns the model is reminded of; more would only push the picture away."""
 QUESTIONS = ("What is on the table?", "What colour is the plate?", "Is there a carrot?", "Which of these can one eat?")
-LIMITS = (
-    "The model has only learned about pictures of its own table. About anything else, photographs included, it guesses, "
-    "and it can be wrong about its table too."
-)
+LIMITS = "About anything else, photographs included, it guesses, and it can be wrong about its own table."
 CUT = " \u2026 (stopped)"
 
 
@@ -172,7 +169,9 @@ def picture_problem(path: str | None) -> str:
 
 def knows(pilot: Pilot) -> str:
     """What the model has seen, and what it has not, as HTML."""
-    return f'<p class="note">{LIMITS if pilot.answers else escape(pilot.describe())}</p>'
+    if pilot.state == "loading":
+        return '<p class="note">The model is still loading; ask anyway, the answer comes then.</p>'
+    return f'<p class="note">{escape(pilot.describe())} {LIMITS if pilot.answers else ""}</p>'
 
 
 def validate(path: str | None, question: str | None, turns: list[Turn]) -> list[dict[str, Any]]:
