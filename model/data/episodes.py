@@ -181,7 +181,7 @@ class EpisodeDataset:
                     self._rows.append(EpisodeRow(**values))
                     self._places.append((shard, row))
         if not self._rows:
-            raise ValueError(f"No {split or ''} episodes in {self.folder}: run `python app.py collect` first.")
+            raise ValueError(f"No {f'{split} ' if split else ''}episodes in {self.folder}: run `python app.py collect` first.")
         self._frames = FrameReader(self.folder)
 
     def __len__(self) -> int:
