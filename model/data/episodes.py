@@ -181,7 +181,8 @@ class EpisodeDataset:
                     self._rows.append(EpisodeRow(**values))
                     self._places.append((shard, row))
         if not self._rows:
-            raise ValueError(f"No {f'{split} ' if split else ''}episodes in {self.folder}: run `python app.py collect` first.")
+            which = f"{split} episodes" if split else "episodes"
+            raise ValueError(f"No {which} in {self.folder}: run `python app.py collect` first.")
         self._frames = FrameReader(self.folder)
 
     def __len__(self) -> int:

@@ -56,7 +56,8 @@ class SceneDataset:
         self.folder = Path(folder)
         self._stills = [still for still in _read(self.folder) if split in (None, split_of(still.seed))]
         if not self._stills:
-            raise ValueError(f"No {f'{split} ' if split else ''}scenes in {self.folder}: run `python app.py collect --scenes` first.")
+            which = f"{split} scenes" if split else "scenes"
+            raise ValueError(f"No {which} in {self.folder}: run `python app.py collect --scenes` first.")
 
     def __len__(self) -> int:
         return len(self._stills)
