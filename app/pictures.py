@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import zlib
 from pathlib import Path
 
@@ -19,14 +20,18 @@ from sim.interface import Image
 
 MAX_BYTES = 10_000_000
 MAX_PIXELS = 25_000_000
-"""A phone's picture has 12 or 24 million."""
-MILLIONS = MAX_PIXELS // 1_000_000
+"""A phone's JPEG has 12 or 24 million, and is never unpacked at more than twice `LONG_SIDE`."""
+MAX_PIXELS_UNPACKED = 10_000_000
+"""Of the other formats, which can only be unpacked whole: 40 MB."""
 MIN_SIDE = 8
 LONG_SIDE = 1024
 """Larger pictures are reduced to this; no vision tower here reads more, and a JPEG is then never fully unpacked."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 READABLE = "a JPEG, PNG, WebP, GIF or BMP"
 SNIFF_BYTES = 1024
+PIL.Image.init()  # the readers take 0.1 s to import; the first stranger should not wait for that
+_unpacking = threading.Lock()
+"""Pictures are unpacked one at a time, so that many at once need no more memory than one."""
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError, struct.error, zlib.error)
 """What Pillow's decoders raise on bytes that are not what they claim to be."""
 
@@ -43,15 +48,24 @@ def open_picture(source: Path | bytes) -> Image:
     picture = _identified(source)
     if max(picture.size) / min(picture.size) > LONG_SIDE / MIN_SIDE or min(picture.size) < MIN_SIDE:
         raise ValueError(f"A picture of {_size(picture)} is too thin to see anything: choose another one.")
-    if picture.width * picture.height > MAX_PIXELS:
-        raise ValueError(f"{_size(picture)} pixels are too many (at most {MILLIONS} million): save it smaller.")
+    limit, tip = (MAX_PIXELS, "") if picture.format in ("JPEG", "MPO") else (MAX_PIXELS_UNPACKED, ", or as JPEG")
+    if picture.width * picture.height > limit:
+        most = f"at most {limit // 1_000_000} million"
+        raise ValueError(f"{_size(picture)} pixels are too many ({most}): save it smaller{tip}.")
+    with _unpacking:
+        return _unpacked(picture)
+
+
+def _unpacked(picture: PIL.Image.Image) -> Image:
+    """The pixels of a picture whose header promises nothing bad."""
     try:
         # Phones store a second view behind a still picture (MPO), which is no animation.
         if picture.format != "MPO" and getattr(picture, "is_animated", False):
             raise _Refused("This picture is animated: save one of its frames as PNG or JPEG and use that.")
         if picture.mode.startswith("I;16"):
             picture = PIL.Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-        picture.thumbnail((LONG_SIDE, LONG_SIDE))
+        # A gap of 1: a JPEG is unpacked at the smallest scale that still has LONG_SIDE, a quarter of the work or less.
+        picture.thumbnail((LONG_SIDE, LONG_SIDE), reducing_gap=1.0)
         return np.asarray(_flattened(PIL.ImageOps.exif_transpose(picture)))
     except _Refused:
         raise
@@ -72,7 +86,7 @@ def _identified(source: Path | bytes) -> PIL.Image.Image:
     try:
         return PIL.Image.open(io.BytesIO(data), formats=FORMATS)
     except PIL.Image.DecompressionBombError:
-        raise ValueError(f"This picture has more than {MILLIONS} million pixels: save it smaller.") from None
+        raise ValueError(f"This picture has far too many pixels: save it smaller.") from None
     except DAMAGE:
         if b"<svg" in data[:SNIFF_BYTES].lower():
             raise ValueError("This is an SVG drawing, not a picture: export it as PNG and use that.") from None
