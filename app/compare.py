@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -127,6 +129,15 @@ def add_up(pairs: Sequence[Pair]) -> Comparison:
 
 
 def record_vote(file: Path, vote: dict[str, Any]) -> None:
-    """Append one vote to a JSONL file. Raises `OSError` where the disk refuses."""
-    with _votes, file.open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **vote}) + "\n")
+    """Append one vote to a JSONL file, whole or not at all. Raises `OSError` where the disk refuses."""
+    line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **vote}) + "\n"
+    with _votes, file.open("ab", buffering=0) as lines:
+        before = lines.seek(0, os.SEEK_END)
+        written = False
+        try:
+            written = lines.write(line.encode()) == len(line)
+            if not written:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            if not written:
+                lines.truncate(before)

@@ -25,9 +25,18 @@ OPEN_TAB = "/gradio_api/heartbeat/"
 """Gradio's page keeps one such request open for as long as its tab is."""
 FREE = ("/gradio_api/file=", "/gradio_api/startup-events", "/assets/", "/static/", "/theme.css")
 """Parts of a page that was let in: they cost next to nothing."""
+CLOSED = tuple(
+    f"/gradio_api/{door}"
+    for door in ("component_server", "custom_component", "deep_link", "file=http", "process_recording", "proxy=",
+                 "run-history", "stream", "undo-vibe", "vibe")
+)  # fmt: skip
+"""What Gradio offers and no part of this page uses: fetching other sites' files, writing state to disk, editing code."""
 LOOPBACK = ("127.0.0.1", "::1")
 REMEMBERED = 10_000
 FULL = "All places are taken at the moment. Come back in a few minutes."
+TOO_LARGE = "This request is too large."
+WORDS_BYTES = 200_000
+"""A request's room for everything but a picture."""
 SLOW_DOWN = "That was a lot in one minute. Wait a little, then go on."
 
 
@@ -58,6 +67,7 @@ class Gate:
     def __init__(self, app: ASGIApp, settings: Settings, health: Callable[[], dict[str, Any]]) -> None:
         self._app, self._settings, self._health = app, settings, health
         self._rate = Rate(settings.requests_per_minute)
+        self._largest = settings.picture_bytes * 4 // 3 + WORDS_BYTES  # a picture as base64
         self._tabs = 0
         self._salt = secrets.token_bytes(16)
 
@@ -77,7 +87,7 @@ class Gate:
         is_tab = path.startswith(OPEN_TAB)
         self._tabs += is_tab
         try:
-            await (self._refusal(scope) or self._app)(scope, receive, noted)
+            await (self._refusal(scope) or self._app)(scope, _bounded(receive, self._largest), noted)
         finally:
             self._tabs -= is_tab
             log.info(
@@ -98,8 +108,12 @@ class Gate:
         path = scope["path"]
         if path == HEALTH:
             return JSONResponse({**self._health(), "visitors": self._tabs})
+        if path.lower().startswith(CLOSED):
+            return PlainTextResponse("Not Found", 404)
         if path.startswith(FREE):
             return None
+        if int(dict(scope["headers"]).get(b"content-length", b"0")) > self._largest:
+            return PlainTextResponse(TOO_LARGE, 413)
         address = self._address(scope)
         # From this machine come its owner, its probes, and the page's own MCP tools, which were counted at the door.
         if (address not in LOOPBACK or self._settings.behind_proxy) and not self._rate.allows(address):
@@ -122,6 +136,19 @@ class Gate:
         if self._settings.log_addresses:
             return address
         return hashlib.blake2s(address.encode(), key=self._salt, digest_size=4).hexdigest()
+
+
+def _bounded(receive: Receive, most: int) -> Receive:
+    """The same messages, until a body that did not say its length has `most` bytes: then the caller is taken for gone."""
+    taken = 0
+
+    async def counted() -> Message:
+        nonlocal taken
+        message = await receive()
+        taken += len(message.get("body", b""))
+        return message if taken <= most else {"type": "http.disconnect"}
+
+    return counted
 
 
 class JsonLines(logging.Formatter):

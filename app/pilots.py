@@ -36,6 +36,9 @@ class Pilot(Protocol):
     def fingerprint(self) -> str:
         """Tells weights apart; empty for what has none."""
 
+    def retry(self) -> None:
+        """Load once more what did not load."""
+
     def describe(self) -> str:
         """One line: who it is and what it was trained on."""
 
@@ -56,6 +59,7 @@ class Learned:
         from app.remote import engine_of  # here, because torch takes seconds to import and the expert needs none of it
 
         self.name = name
+        self._again = threading.Lock()
         self._engine = engine_of(name)
         self._engine.start()
 
@@ -73,6 +77,15 @@ class Learned:
             return self._engine.fingerprint()[:8]
         except RuntimeError:  # it says itself why it does not load
             return ""
+
+    def retry(self) -> None:
+        from app.remote import engine_of
+
+        with self._again:
+            if self._engine.state == "failed":
+                self._engine = engine_of(self.name)
+                self.__dict__.pop("fingerprint", None)
+                self._engine.start()
 
     def describe(self) -> str:
         return self._engine.describe()
@@ -92,6 +105,9 @@ class Scripted:
     state: State = "ready"
     error = None
     fingerprint = ""
+
+    def retry(self) -> None:
+        """There is nothing to load."""
 
     def describe(self) -> str:
         return "Scripted expert: not a learned model. It reads the simulator's state instead of looking."
@@ -139,10 +155,15 @@ class Expert:
 
 
 def problem_when_loaded(pilot: Pilot, stop: threading.Event) -> str | None:
-    """Wait for a model that is loading; why it cannot drive, in one sentence, or None when it can."""
+    """Wait for a model that is loading; why it cannot drive, or None when it can.
+
+    One that did not load is loaded again meanwhile: what was missing, a download say, may be there by now.
+    """
     while pilot.state == "loading" and not stop.wait(LOADING_POLL_S):
         pass
     if pilot.state == "failed":
-        return f'{pilot.error} Run "python app.py doctor" to see what is missing.'
+        error = pilot.error
+        pilot.retry()
+        return f'{error} Run "python app.py doctor" to see what is missing, then try again.'
     return "Stopped before the model was loaded." if stop.is_set() else None
 

@@ -46,6 +46,7 @@ TITLE_HOLD_S = 1.0
 OUTCOME_HOLD_S = 1.6
 READING_CHARS_PER_S = 30
 THOUGHT_HOLD_S = (1.0, 5.0)
+DAMAGED = "This recording is damaged."
 ENCODE_DEADLINE_S = 120
 KEPT = 200
 KEPT_BYTES = 1_000_000_000
@@ -53,8 +54,12 @@ IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
 """What the name of a recording may look like: no dot and no slash, so it can name nothing outside its folder."""
 
 
+ABANDONED_S = 3600
+"""A draft as old as this was left by a page that was killed while it wrote."""
+
+
 class RecordingError(RuntimeError):
-    """The recording could not be written; one plain sentence."""
+    """The recording could not be written, or not be read; one plain sentence."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,14 @@ class Recording:
         """The first camera frame."""
         return self.folder / "poster.jpg"
 
+    @property
+    def whole(self) -> bool:
+        """Whether it is there and its log says what was played, and by whom."""
+        try:
+            return {"model", "think"} <= self.about().keys() and any(isinstance(e, SceneReady) for e in self.events())
+        except RecordingError:
+            return False
+
     def scene(self) -> Scene:
         """The scene that was played, with the words the policy got."""
         return next(event.spec for event in self.events() if isinstance(event, SceneReady))
@@ -101,15 +114,26 @@ class Recording:
         return str(self.about()["model"])
 
     def events(self) -> list[Event]:
-        """What happened, with empty pictures."""
-        return [event for line in self.lines() if (event := from_json(line))]
+        """What happened, with empty pictures. `RecordingError`: the log is damaged."""
+        try:
+            return [event for line in self.lines() if (event := from_json(line))]
+        except (KeyError, TypeError, ValueError) as error:
+            raise RecordingError(DAMAGED) from error
 
     def lines(self) -> list[dict[str, Any]]:
         """The log as it stands on disk: `about`, then one dict per event (`events.to_json`).
 
-        Each event has its wall-clock `time` and its place in the `video`, both in seconds.
+        Each event has its wall-clock `time` and its place in the `video`, both in seconds. `RecordingError`: the log is
+        damaged, or has just been deleted.
         """
-        return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
+        try:
+            text = self.log.read_text(encoding="utf-8")
+            lines = [json.loads(line) for line in text.removesuffix("\n").split("\n")]  # texts may hold other line ends
+        except (OSError, ValueError, RecursionError) as error:
+            raise RecordingError(DAMAGED) from error
+        if not all(isinstance(line, dict) for line in lines):
+            raise RecordingError(DAMAGED)
+        return lines
 
 
 class Recorder:
@@ -179,7 +203,7 @@ class Recorder:
             draft.log.write_text("".join(lines), encoding="utf-8")
             encode(self._frames, draft.video)
             saved = Recording(draft.folder.rename(root / name))
-        except (OSError, subprocess.SubprocessError) as error:
+        except (OSError, UnicodeError, subprocess.SubprocessError) as error:
             shutil.rmtree(draft.folder, ignore_errors=True)
             raise RecordingError(f"The recording could not be written: {_reason(error)}.") from error
         prune(root)
@@ -208,15 +232,19 @@ def summary(outcome: Outcome) -> str:
 
 
 def find(identifier: str, *roots: Path) -> Recording | None:
-    """The recording of that id in the first root that has it; None for anything else a link may say."""
+    """The recording of that id in the first root that has it whole; None for anything else a link may say."""
     if not IDENTIFIER.fullmatch(identifier):
         return None
-    found = (root / identifier for root in roots)
-    return next((Recording(folder) for folder in found if (folder / "events.jsonl").is_file()), None)
+    found = (Recording(root / identifier) for root in roots)
+    return next((recording for recording in found if recording.whole), None)
 
 
 def prune(root: Path, keep: int = KEPT, keep_bytes: int = KEPT_BYTES) -> None:
-    """Delete the oldest recordings until at most `keep` are left and they take at most `keep_bytes`."""
+    """Delete the oldest recordings until at most `keep` are left and they take at most `keep_bytes`; also old drafts."""
+    for draft in root.glob(".*"):
+        with contextlib.suppress(OSError):
+            if time.time() - draft.stat().st_mtime > ABANDONED_S:
+                shutil.rmtree(draft, ignore_errors=True)
     total = 0
     newest_first = sorted((path for path in root.iterdir() if IDENTIFIER.fullmatch(path.name)), reverse=True)
     for rank, folder in enumerate(newest_first):
@@ -246,7 +274,11 @@ def encode(frames: list[bytes], target: Path) -> None:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError):
-        return error.strerror or "the disk refused"
+        return (error.strerror or "the disk refused").lower()
+    if b"No space left" in (getattr(error, "stderr", None) or b""):
+        return "no space left on device"
+    if isinstance(error, UnicodeError):
+        return "its texts hold characters that are none"
     if isinstance(error, subprocess.TimeoutExpired):
         return f"ffmpeg took longer than {ENCODE_DEADLINE_S} s"
     return "ffmpeg refused the pictures"

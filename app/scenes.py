@@ -79,6 +79,8 @@ def _text_problem(text: str | None, wanted: str) -> str | None:
         return wanted
     if len(text) > TEXT_LIMIT:
         return f"Keep it to {TEXT_LIMIT} characters; this has {len(text):,}."
+    if any("\ud800" <= character <= "\udfff" for character in text):  # half a character, which no file can hold
+        return f"There are broken characters in this. {wanted}"
     if not any(character.isalnum() for character in text):
         return f"There is no word in this. {wanted}"
     return None

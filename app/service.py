@@ -10,6 +10,7 @@ import base64
 import binascii
 import logging
 import secrets
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,9 +110,9 @@ class Service:
             last one, of type Finished, sums up: success, rule, steps, seconds, thoughts, and the recording's id.
         """
         command = self._command(scene, seed, instruction, think)
-        recorder = Recorder(command, self._pilot.describe(), self._pilot.fingerprint)
         summary = Summary()
         with self._hold("run_rollout") as hold:
+            recorder = Recorder(command, self._pilot.describe(), self._pilot.fingerprint)
             policy = self._policy(command, hold.simulator)
             for event in controller.run(command, hold.simulator, policy, hold.steering):
                 recorder.add(event)
@@ -152,6 +153,7 @@ class Service:
         self._check(scenes.question_problem(question))
         picture = self._picture(image)
         began, answer = time.perf_counter(), ""
+        self._check(problem_when_loaded(self._pilot, threading.Event()))
         try:
             for piece in self._pilot.ask(picture, question.strip()):
                 answer += piece

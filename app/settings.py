@@ -46,6 +46,8 @@ class Settings(BaseModel):
             raise ValueError(f"{path} is no YAML file: {str(error).splitlines()[0]}.") from None
         except UnicodeDecodeError:
             raise ValueError(f"{path} is no text file.") from None
+        except RecursionError:
+            raise ValueError(f"{path} is no YAML file: it is nested too deeply.") from None
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             name = ".".join(str(part) for part in first["loc"]) or "the file"

@@ -217,6 +217,8 @@ def load_suite(name_or_path: str | Path) -> Suite:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ValueError(f"{path}{where}: is not valid YAML ({getattr(error, 'problem', None) or error}).") from None
+    except (ValueError, RecursionError) as error:  # a date that is none, lists a thousand deep
+        raise ValueError(f"{path}: is not valid YAML ({error}).") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: a suite is a mapping with name, success and tasks.")
     try:

@@ -57,6 +57,9 @@ class FakePilot:
     def __init__(self, state: State = "ready", error: str | None = None) -> None:
         self.name, self.state, self.error = "nano", state, error
 
+    def retry(self) -> None:
+        self.retried = True
+
     def describe(self) -> str:
         return "nano, trained on <tables>"
 

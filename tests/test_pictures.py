@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import struct
+import time
 import zipfile
-import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import PIL.Image
 import pytest
 
 from app import pictures
+from app.bench_stress import bomb
 from app.pictures import LONG_SIDE, MAX_BYTES, open_picture
 
 PIL.Image.init()  # every format, for writing
@@ -31,19 +32,6 @@ def saved(picture: PIL.Image.Image, form: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, form, **options)
     return buffer.getvalue()
-
-
-def bomb(side: int = 13_000) -> bytes:
-    """A PNG of `side` x `side` black pixels, without ever holding them."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    packer = zlib.compressobj(9)
-    row = bytes(1 + side)
-    body = b"".join([*(packer.compress(row) for _ in range(side)), packer.flush()])
-    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
 def zipped() -> bytes:
@@ -64,6 +52,7 @@ HOSTILE = {
     "zip": (zipped, "not a picture .* choose a JPEG"),
     "empty": (lambda: b"", "not a picture"),
     "eps": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not a picture"),
+    "large png": (lambda: saved(PIL.Image.new("1", (4000, 2600)), "PNG"), "at most 10 million.* or as JPEG"),
     "line": (lambda: saved(PIL.Image.new("RGB", (9000, 2)), "PNG"), "too thin"),
     "heavy": (lambda: bytes(MAX_BYTES + 1), "10 MB"),
 }
@@ -159,3 +148,22 @@ def test_large_pictures_are_reduced_and_keep_their_shape() -> None:
     picture = open_picture(saved(halves((4000, 3000)), "JPEG"))
     assert picture.shape == (LONG_SIDE * 3 // 4, LONG_SIDE, 3)
     assert pictures.MAX_PIXELS > 4000 * 3000
+
+
+def test_pictures_are_unpacked_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that twenty uploads at once need no more memory than one."""
+    inside, most = [], [0]
+    original = PIL.Image.Image.thumbnail
+
+    def watched(picture: PIL.Image.Image, *arguments: Any, **options: Any) -> None:
+        inside.append(picture)
+        most[0] = max(most[0], len(inside))
+        original(picture, *arguments, **options)
+        time.sleep(0.01)
+        inside.remove(picture)
+
+    monkeypatch.setattr(PIL.Image.Image, "thumbnail", watched)
+    data = saved(halves(), "PNG")
+    with ThreadPoolExecutor(8) as threads:
+        shapes = {picture.shape for picture in threads.map(open_picture, [data] * 8)}
+    assert shapes == {(60, 80, 3)} and most == [1]

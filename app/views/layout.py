@@ -12,6 +12,7 @@ from app.events import Outcome
 from app.pilots import Pilot
 from app.recording import Recording
 from app.views.screen import status, thoughts_hint
+from app.views.widgets import picture_box
 from sim.twins import Scene
 
 PAUSE, RESUME = "Pause", "Resume"
@@ -69,8 +70,8 @@ def layout(pilot: Pilot, shipped: list[Recording]) -> Widgets:
 def _view(shipped: list[Recording]) -> dict[str, Any]:
     """The camera with the rings over it, and what is said about it."""
     with gr.Column(elem_id="view"):
-        camera = gr.Image(
-            shipped[0].poster if shipped else None,
+        camera = picture_box(
+            value=shipped[0].poster if shipped else None,
             format="jpeg",
             show_label=False,
             interactive=False,

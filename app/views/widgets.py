@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
+import hashlib
+import secrets
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import PIL.Image
+from gradio.utils import get_upload_folder
 
 HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """For events that are no endpoint and too quick for a progress bar."""
@@ -29,6 +32,19 @@ def picture_box(**options: Any) -> gr.Image:
     return box
 
 
-def camera_picture(jpeg: bytes) -> PIL.Image.Image:
-    """A camera frame for gr.Image."""
-    return PIL.Image.open(io.BytesIO(jpeg))
+def camera_picture(jpeg: bytes) -> str:
+    """A camera frame for gr.Image: a file in Gradio's cache, byte by byte what the simulator sent.
+
+    Gradio would encode it once more, and into a file that two visitors with the same frame write and read at once; this
+    one appears whole, by renaming.
+    """
+    file = Path(get_upload_folder()) / hashlib.sha256(jpeg).hexdigest() / "frame.jpg"
+    if file.is_file():
+        with contextlib.suppress(OSError):
+            file.touch()  # Gradio deletes by age
+    else:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_name(secrets.token_hex(8))
+        draft.write_bytes(jpeg)
+        draft.replace(file)
+    return str(file)

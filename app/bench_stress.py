@@ -1,0 +1,522 @@
+"""What the page stands: strangers' pictures, many visitors at once, comings and goings, and broken simulators.
+
+`app.py bench --stress` starts the page as its own process on 127.0.0.1 and treats it as browsers do, through the page's
+own events; nothing goes to any other machine. Every loop is bounded in count and every wait in time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+import httpx
+import numpy as np
+import PIL.Image
+from gradio_client.utils import apply_diff
+
+from app import scenes
+from app.health import resident_mb
+from app.pictures import open_picture
+
+VISITORS = 8
+SESSIONS, WARM_UP = 100, 20
+REBUILDS = 50
+WORKERS = 2
+PATIENCE_S = 600.0
+"""For one answer; many rollouts may wait in front of it."""
+START_S = 300.0
+ROOT = Path(__file__).resolve().parents[1]
+MEGABYTE = 1e6
+
+
+class Visitor:
+    """One browser tab without a browser: fires the page's events by the widget's `elem_id` and reads what comes back.
+
+    >>> for update in Visitor(address).fire("run", words="open it", seed=7): print(update["status"])
+    """
+
+    def __init__(self, address: str) -> None:
+        self.tab = token_hex(6)
+        self.place: int | None = None
+        """The worst place in the queue that was announced (0 is the head)."""
+        self.expected: float | None = None
+        """The longest wait that was announced [s]."""
+        self.error = ""
+        """What the last event was refused with."""
+        self._http = httpx.Client(base_url=address.rstrip("/"), timeout=PATIENCE_S, trust_env=False)
+        self._config = self._http.get("/config").raise_for_status().json()
+        self._names = {part["id"]: part["props"].get("elem_id") for part in self._config["components"]}
+        self._values = {part["id"]: part["props"].get("value") for part in self._config["components"]}
+
+    def fire(self, name: str, trigger: str = "click", **given: Any) -> Iterator[dict[str, Any]]:
+        """Do what a click on `name` does; `given` are other values than the page's own, by `elem_id` ("_" for "-").
+
+        What follows something else on the page ("preview") goes by its handler's name.
+
+        Yields `{elem_id: value}` of everything that changed, update after update. Closing it hangs up.
+        """
+        event = self._event(name, trigger)
+        values = {key.replace("_", "-"): value for key, value in given.items()}
+        data = [values.get(self._names[part], self._values[part]) for part in event["inputs"]]
+        body = {"data": data, "fn_index": event["id"], "session_hash": self.tab, "trigger_id": None}
+        self.error = ""
+        if not event["queue"]:
+            answer = self._http.post("/gradio_api/run/predict", json=body)
+            self.error = "" if answer.status_code == 200 else answer.text
+            yield self._named(event, answer.json().get("data") or [], None)
+            return
+        joined = self._http.post("/gradio_api/queue/join", json=body)
+        if joined.status_code != 200:
+            self.error = joined.text
+            return
+        latest: list[Any] = []
+        with self._http.stream("GET", "/gradio_api/queue/data", params={"session_hash": self.tab}) as stream:
+            for line in stream.iter_lines():
+                message = json.loads(line.removeprefix("data: ")) if line.startswith("data: ") else {}
+                kind, output = message.get("msg"), message.get("output") or {}
+                if kind == "estimation":
+                    self.place = max(self.place or 0, message["rank"])
+                    self.expected = max(self.expected or 0.0, message["rank_eta"] or 0.0) or None
+                elif kind == "process_generating" and latest:
+                    changed = [i for i, diff in enumerate(output["data"]) if diff]
+                    latest = [apply_diff(old, diff) for old, diff in zip(latest, output["data"], strict=True)]
+                    yield self._named(event, latest, changed)
+                elif kind in ("process_generating", "process_completed"):
+                    self.error = output.get("error") or self.error
+                    latest = output.get("data") or []
+                    yield self._named(event, latest, None)
+                if kind in ("process_completed", "unexpected_error", "close_stream"):
+                    self.error = self.error or message.get("message") or ""
+                    return
+
+    def upload(self, data: bytes, name: str = "picture.png") -> dict[str, Any] | None:
+        """Send a file as the page does; what an image widget then holds, or None where it is refused."""
+        answer = self._http.post("/gradio_api/upload", files={"files": (name, data)})
+        self.error = "" if answer.status_code == 200 else answer.text
+        return None if self.error else {"path": answer.json()[0], "meta": {"_type": "gradio.FileData"}}
+
+    def fetch(self, path: str) -> bytes:
+        """A file that the page shows."""
+        return self._http.get(f"/gradio_api/file={path}").raise_for_status().content
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """Keep the tab open; leaving the block closes it, as the page's heartbeat tells the server."""
+        with self._http.stream("GET", f"/gradio_api/heartbeat/{self.tab}") as heartbeat:
+            next(heartbeat.iter_lines())
+            yield
+
+    def close(self) -> None:
+        """Hang up for good."""
+        self._http.close()
+
+    def _event(self, name: str, trigger: str) -> dict[str, Any]:
+        for event in self._config["dependencies"]:
+            named = any(self._names.get(part) == name and what == trigger for part, what in event["targets"])
+            if named or (event["api_name"] == name and not any(part in self._names for part, _ in event["targets"])):
+                found: dict[str, Any] = event
+                return found
+        raise KeyError(f"the page has no {trigger} of {name}")
+
+    def _named(self, event: dict[str, Any], values: list[Any], changed: list[int] | None) -> dict[str, Any]:
+        """Updates by name, without those that say "as before"; None: look at all of them."""
+        told = {}
+        for index in range(len(values)) if changed is None else changed:
+            value = values[index]
+            if isinstance(value, dict) and value.get("__type__") == "update":
+                if "value" not in value:
+                    continue
+                value = value["value"]
+            told[str(self._names[event["outputs"][index]])] = value
+        return told
+
+
+@dataclass
+class Seen:
+    """What one visitor got from one rollout."""
+
+    waited_s: float = 0.0
+    """From the click to the first picture."""
+    frames: list[tuple[str, str]] = field(default_factory=list)
+    """(step on the status line, SHA-256 of the picture) in the order of arrival."""
+    thoughts: str = ""
+    status: str = ""
+
+    @property
+    def steps(self) -> int:
+        """The last step the status line named."""
+        return max((int(step) for step, _ in self.frames), default=0)
+
+
+def watch(visitor: Visitor, **given: Any) -> Seen:
+    """Run one rollout on the page and look at everything it shows."""
+    seen, began = Seen(), time.perf_counter()
+    for update in visitor.fire("run", **given):
+        if update.get("status"):
+            seen.status = update["status"]
+        if update.get("thoughts"):
+            seen.thoughts = update["thoughts"]
+        if update.get("camera"):
+            step = re.search(r"Step (\d+)", seen.status)
+            picture = hashlib.sha256(visitor.fetch(update["camera"]["path"])).hexdigest()
+            seen.frames.append((step.group(1) if step else "0", picture))
+            seen.waited_s = seen.waited_s or time.perf_counter() - began
+    return seen
+
+
+class Server:
+    """The page in a process of its own, with a folder of its own to run in."""
+
+    def __init__(self, model: str, folder: Path, workers: int = WORKERS) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        model = str(Path(model).resolve()) if Path(model).is_dir() else model
+        command = [sys.executable, str(ROOT / "app.py"), "--model", model, "--port", str(port), "--workers", str(workers)]
+        self.address = f"http://127.0.0.1:{port}"
+        self.folder = folder
+        self._log = (folder / "log.jsonl").open("wb")
+        environment = os.environ | {"GRADIO_TEMP_DIR": str(folder / "gradio"), "PYTHONPATH": str(ROOT)}
+        self.process = subprocess.Popen(command, cwd=folder, env=environment, stdout=self._log, stderr=self._log)
+
+    def __enter__(self) -> Server:
+        until = time.monotonic() + START_S
+        while time.monotonic() < until and self.process.poll() is None:
+            with contextlib.suppress(httpx.HTTPError):
+                if self.health()["status"] != "loading":
+                    return self
+            time.sleep(0.5)
+        self.__exit__()
+        raise ValueError(f"the page did not start within {START_S:g} s; its log: {self.folder / 'log.jsonl'}")
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        self._log.close()
+
+    def health(self) -> dict[str, Any]:
+        """What `/health` says."""
+        told: dict[str, Any] = httpx.get(f"{self.address}/health", timeout=30, trust_env=False).json()
+        return told
+
+    @property
+    def simulators(self) -> list[int]:
+        """Process ids of the page's simulators."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
+        for task in tasks:  # threads start processes too
+            with contextlib.suppress(OSError):
+                children += (task / "children").read_text().split()
+        return [pid for pid in map(int, sorted(set(children))) if b"spawn_main" in _command_line(pid)]
+
+    def weight(self) -> tuple[int, int, int]:
+        """Megabytes of the page, megabytes of its simulators, number of processes."""
+        simulators = self.simulators
+        return resident_mb(self.process.pid), sum(map(resident_mb, simulators)), 1 + len(simulators)
+
+    def idle(self, patience_s: float = 60.0) -> float:
+        """Seconds until no simulator is in use; ValueError where one stays so."""
+        began = time.perf_counter()
+        while self.health()["workers"]["busy"]:
+            if time.perf_counter() - began > patience_s:
+                raise ValueError(f"a simulator is still in use after {patience_s:g} s")
+            time.sleep(0.02)
+        return time.perf_counter() - began
+
+
+def _command_line(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
+# -- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def bomb(side: int = 13_000) -> bytes:
+    """A PNG of `side` x `side` black pixels, without ever holding them."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    packer = zlib.compressobj(9)
+    row = bytes(1 + side)
+    body = b"".join([*(packer.compress(row) for _ in range(side)), packer.flush()])
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def strange_pictures() -> dict[str, bytes]:
+    """One file of each kind that strangers send, photographs at 1920 x 1440."""
+    small = np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)
+    photo = PIL.Image.fromarray(small).resize((1920, 1440))
+    deep = PIL.Image.fromarray(np.asarray(photo.convert("L").resize((1280, 960))).astype(np.uint16) * 257)
+    turned = PIL.Image.Exif()
+    turned[274] = 6
+
+    def saved(picture: PIL.Image.Image, form: str, **options: Any) -> bytes:
+        buffer = io.BytesIO()
+        picture.save(buffer, form, **options)
+        return buffer.getvalue()
+
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as files:
+        files.writestr("a.txt", "no picture")
+    whole, frame = saved(photo, "JPEG"), photo.resize((480, 360))
+    return {
+        "bomb, 13,000 x 13,000": bomb(),
+        "cut off": whole[: len(whole) // 2],
+        "animated": saved(frame, "GIF", save_all=True, append_images=[frame.rotate(90)] * 5),
+        "CMYK": saved(photo.convert("CMYK"), "JPEG"),
+        "16 bits": saved(deep, "PNG", compress_level=1),
+        "turned by EXIF": saved(photo, "JPEG", exif=turned),
+        "SVG": b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"></svg>',
+        "zip by another name": archive.getvalue(),
+    }
+
+
+def peak_mb(call: Callable[[], object]) -> float:
+    """By how many megabytes this process's peak of resident memory rises above its present size (0 on other systems)."""
+
+    def read(name: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith(name)).split()[1])
+
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    except OSError:
+        call()
+        return 0.0
+    before = read("VmRSS")
+    call()
+    return (read("VmHWM") - before) * 1024 / MEGABYTE
+
+
+def try_pictures(visitor: Visitor, times: int = 5) -> list[dict[str, Any]]:
+    """Each strange picture: milliseconds and memory of the verdict, what it is, and what the page says to an upload."""
+    rows = []
+    for name, data in strange_pictures().items():
+        verdict, spent, memory = "", [], []
+
+        def decide(data: bytes = data) -> None:
+            nonlocal verdict
+            began = time.perf_counter()
+            try:
+                height, width, _ = open_picture(data).shape
+                verdict = f"taken, {width} x {height}"
+            except ValueError as error:
+                verdict = str(error)
+            spent.append(1e3 * (time.perf_counter() - began))
+
+        for _ in range(times):
+            memory.append(peak_mb(decide))
+        sent = visitor.upload(data)
+        page = next((u.get("picture-problem", "") for u in visitor.fire("picture", "input", picture=sent)), None)
+        said = page is not None and (re.sub("<[^>]+>", "", page or "") == ("" if "taken" in verdict else verdict))
+        rows.append(
+            {"picture": name, "ms": round(float(np.median(spent)), 1), "slowest_ms": round(max(spent), 1),
+             "mb": round(max(memory), 1), "verdict": verdict, "the page says so": said}
+        )  # fmt: skip
+    return rows
+
+
+# -- visitors ---------------------------------------------------------------------------------------------------------
+
+
+def crowd(address: str, count: int = VISITORS) -> dict[str, Any]:
+    """`count` visitors press Run at the same moment, each in a scene of their own; later each scene is played alone.
+
+    A frame is foreign where it is not, to the byte, the one that the same scene shows at the same step when nobody else
+    is there; a word where the thoughts differ from those.
+    """
+    kinds = list(scenes.FAMILIES.values())
+    wishes = [
+        {"family": kinds[number % len(kinds)], "seed": scenes.FIRST_SEED + 100 + number,
+         "words": f"{scenes.template(kinds[number % len(kinds)], scenes.FIRST_SEED + 100 + number)} please {number}"}
+        for number in range(count)
+    ]  # fmt: skip
+    visitors = [Visitor(address) for _ in wishes]
+    began = time.perf_counter()
+    with ThreadPoolExecutor(count) as threads:
+        together = list(threads.map(lambda pair: watch(pair[0], **pair[1]), zip(visitors, wishes, strict=True)))
+    took = time.perf_counter() - began
+    alone = [watch(Visitor(address), **wish) for wish in wishes]
+    foreign = sum(len(set(seen.frames) - set(own.frames)) for seen, own in zip(together, alone, strict=True))
+    places = [visitor.place for visitor in visitors if visitor.place is not None]
+    return {
+        "visitors": count,
+        "served": sum("outcome" in seen.status and "failed" not in seen.status for seen in together),
+        "told their place": len(places),
+        "told their wait": sum(visitor.expected is not None for visitor in visitors),
+        "pictures": sum(len(seen.frames) for seen in together),
+        "foreign pictures": foreign,
+        "foreign thoughts": sum(
+            seen.thoughts != own.thoughts for seen, own in zip(together, alone, strict=True)
+        ),
+        "longest wait [s]": round(max(seen.waited_s for seen in together), 1),
+        "all done after [s]": round(took, 1),
+        "steps/s, all together": round(sum(seen.steps for seen in together) / took, 1),
+    }
+
+
+def come_and_go(server: Server, count: int = SESSIONS, warm_up: int = WARM_UP) -> dict[str, Any]:
+    """`count` tabs are opened, used for a moment and closed; memory is compared from after the first `warm_up`."""
+
+    def visit(number: int) -> None:
+        httpx.get(server.address, timeout=60, trust_env=False).raise_for_status()
+        visitor = Visitor(server.address)
+        with visitor.open():
+            for _ in visitor.fire("shuffle"):
+                pass
+        visitor.close()
+
+    for number in range(warm_up):
+        visit(number)
+    server.idle()
+    before = server.weight()
+    for number in range(count):
+        visit(number)
+    server.idle()
+    return {"sessions": count, **growth(before, server.weight()), "tabs left": server.health()["visitors"]}
+
+
+def rebuild(server: Server, count: int = REBUILDS, warm_up: int = 2 * WORKERS) -> dict[str, Any]:
+    """`count` scenes of changing kinds are built, one after the other."""
+    kinds = list(scenes.FAMILIES.values())
+    visitor = Visitor(server.address)
+
+    def build(number: int) -> bool:
+        wish = {"family": kinds[number % len(kinds)], "seed": scenes.FIRST_SEED + number}
+        return any("Ready to run" in update.get("status", "") for update in visitor.fire("preview", **wish))
+
+    for number in range(warm_up):
+        build(number)
+    before = server.weight()
+    built = sum(build(warm_up + number) for number in range(count))
+    told = {"scenes built": f"{built} of {count}", **growth(before, server.weight())}
+    return told | {"simulators replaced": server.health()["workers"]["restarts"]}
+
+
+def growth(before: tuple[int, int, int], after: tuple[int, int, int]) -> dict[str, str]:
+    """Both weights and the growth in per cent."""
+    names = ("page, MB", "simulators, MB", "processes")
+    return {
+        name: f"{old} -> {new} ({100 * (new - old) / max(old, 1):+.1f} %)"
+        for name, old, new in zip(names, before, after, strict=True)
+    }
+
+
+# -- faults -----------------------------------------------------------------------------------------------------------
+
+
+def started(visitor: Visitor, steps: int = 3, **given: Any) -> tuple[Iterator[dict[str, Any]], str]:
+    """A rollout that has made `steps` steps, and the status line then."""
+    events = visitor.fire("run", **given)
+    line = ""
+    for update in events:
+        line = update.get("status", line)
+        step = re.search(r"Step (\d+)", line)
+        if step and int(step.group(1)) >= steps:
+            break
+    return events, line
+
+
+def stop(server: Server) -> dict[str, Any]:
+    """Press Stop in the middle, then close the tab in the middle: steps that were still made, seconds until it is free."""
+    visitor = Visitor(server.address)
+    events, line = started(visitor)
+    before = _step(line)
+    began = time.perf_counter()
+    for _ in Visitor.fire(visitor, "stop"):
+        pass
+    for update in events:
+        line = update.get("status", line)
+    after = int(re.findall(r"(\d+) steps", line)[0])
+    told: dict[str, Any] = {"steps shown when Stop was pressed, and made": f"{before}, {after}"}
+    told["free after Stop [s]"] = round(time.perf_counter() - began, 2)
+    with visitor.open():
+        events, _ = started(visitor)
+        began = time.perf_counter()
+    told["free after closing the tab [s]"] = round(server.idle() + 0 * began, 2)
+    events.close()  # type: ignore[attr-defined]
+    return told
+
+
+def _step(line: str) -> int:
+    found = re.search(r"Step (\d+)", line)
+    return int(found.group(1)) if found else 0
+
+
+def break_simulator(server: Server, how: signal.Signals) -> dict[str, Any]:
+    """Send every simulator a signal in the middle of a rollout: what the page says, and whether the next one works."""
+    visitor = Visitor(server.address)
+    events, line = started(visitor)
+    began = time.perf_counter()
+    for pid in server.simulators:
+        os.kill(pid, how)
+    for update in events:
+        line = update.get("status", line)
+    spent = time.perf_counter() - began
+    following = watch(Visitor(server.address))
+    return {
+        "the page says": re.sub("<[^>]+>", " ", line).strip(),
+        "after [s]": round(spent, 1),
+        "the next rollout works": "outcome" in following.status and "failed" not in following.status,
+        "records": records(server.folder / "recordings"),
+    }
+
+
+def records(folder: Path) -> str:
+    """How many recordings there are, and how many of them cannot be read."""
+    from app.recording import Recording
+
+    found = [Recording(path) for path in folder.iterdir()]
+    return f"{len(found)}, {sum(not (record.whole and record.video.is_file()) for record in found)} of them damaged"
+
+
+def stress(model: str, tell: Callable[[str], None] = print) -> dict[str, Any]:
+    """Measure everything and tell it line by line. Returns `{"model", "machine", part: figures}`."""
+    from app.bench import machine
+
+    result: dict[str, Any] = {"model": model, "machine": machine()}
+
+    def part(name: str, measure: Callable[[], Any]) -> None:
+        began = time.perf_counter()
+        figures = measure()
+        result[name] = figures
+        tell(f"\n{name} ({time.perf_counter() - began:.0f} s)")
+        for row in figures if isinstance(figures, list) else [figures]:
+            tell("  " + ", ".join(f"{key}: {value}" for key, value in row.items()))
+
+    with tempfile.TemporaryDirectory() as folder, Server(model, Path(folder)) as server:
+        part("pictures", lambda: try_pictures(Visitor(server.address)))
+        part("eight visitors at once", lambda: crowd(server.address))
+        part("stop", lambda: stop(server))
+        part("sessions", lambda: come_and_go(server))
+        part("scene rebuilds", lambda: rebuild(server))
+        part("simulators killed", lambda: break_simulator(server, signal.SIGKILL))
+        part("simulators hung", lambda: break_simulator(server, signal.SIGSTOP))
+        result["health"] = server.health()
+    return result
