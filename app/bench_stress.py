@@ -101,7 +101,8 @@ class Visitor:
                     latest = [apply_diff(old, diff) for old, diff in zip(latest, output["data"], strict=True)]
                     yield self._named(event, latest, changed)
                 elif kind in ("process_generating", "process_completed"):
-                    self.error = output.get("error") or self.error
+                    if message.get("success") is False:
+                        self.error = output.get("error") or "refused"
                     latest = output.get("data") or []
                     yield self._named(event, latest, None)
                 if kind in ("process_completed", "unexpected_error", "close_stream"):

@@ -199,8 +199,7 @@ class Recorder:
             draft.folder.mkdir(parents=True)
             draft.poster.write_bytes(self._frames[0])
             draft.subtitles.write_text(self._webvtt(), encoding="utf-8")
-            lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in self._lines)
-            draft.log.write_text("".join(lines), encoding="utf-8")
+            draft.log.write_text("".join(self.log_lines()), encoding="utf-8")
             encode(self._frames, draft.video)
             saved = Recording(draft.folder.rename(root / name))
         except (OSError, UnicodeError, subprocess.SubprocessError) as error:
@@ -208,6 +207,10 @@ class Recorder:
             raise RecordingError(f"The recording could not be written: {_reason(error)}.") from error
         prune(root)
         return saved
+
+    def log_lines(self) -> list[str]:
+        """The log so far, one JSON object per line."""
+        return [json.dumps(line, ensure_ascii=False) + "\n" for line in self._lines]
 
     def _caption(self, text: str, hold_s: float) -> None:
         """Start a caption now and let the picture stand for `hold_s` seconds."""

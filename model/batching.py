@@ -46,8 +46,8 @@ class Batcher:
         with inference(self._model, self._lock):
             while mine.result is None and mine.error is None:
                 self._serve()
-        if mine.error is not None:
-            raise mine.error
+            if mine.error is not None:
+                raise mine.error  # in here, where a lack of memory is told in words
         assert mine.result is not None
         return mine.result
 
