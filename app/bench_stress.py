@@ -7,9 +7,7 @@ own events; nothing goes to any other machine. Every loop is bounded in count an
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
-import json
 import os
 import re
 import signal
@@ -23,165 +21,27 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from functools import partial
+from html import unescape
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 import httpx
 import numpy as np
 import PIL.Image
-from gradio_client.utils import apply_diff
 
 from app import scenes
 from app.health import resident_mb
 from app.pictures import open_picture
+from app.visitor import Visitor, watch
 
 VISITORS = 8
 SESSIONS, WARM_UP = 100, 20
 REBUILDS = 50
 WORKERS = 2
-PATIENCE_S = 600.0
-"""For one answer; many rollouts may wait in front of it."""
 START_S = 300.0
 ROOT = Path(__file__).resolve().parents[1]
 MEGABYTE = 1e6
-
-
-class Visitor:
-    """One browser tab without a browser: fires the page's events by the widget's `elem_id` and reads what comes back.
-
-    >>> for update in Visitor(address).fire("run", words="open it", seed=7): print(update["status"])
-    """
-
-    def __init__(self, address: str) -> None:
-        self.tab = token_hex(6)
-        self.place: int | None = None
-        """The worst place in the queue that was announced (0 is the head)."""
-        self.expected: float | None = None
-        """The longest wait that was announced [s]."""
-        self.error = ""
-        """What the last event was refused with."""
-        self._http = httpx.Client(base_url=address.rstrip("/"), timeout=PATIENCE_S, trust_env=False)
-        self._config = self._http.get("/config").raise_for_status().json()
-        self._names = {part["id"]: part["props"].get("elem_id") for part in self._config["components"]}
-        self._values = {part["id"]: part["props"].get("value") for part in self._config["components"]}
-
-    def fire(self, name: str, trigger: str = "click", **given: Any) -> Iterator[dict[str, Any]]:
-        """Do what a click on `name` does; `given` are other values than the page's own, by `elem_id` ("_" for "-").
-
-        What follows something else on the page ("preview") goes by its handler's name.
-
-        Yields `{elem_id: value}` of everything that changed, update after update. Closing it hangs up.
-        """
-        event = self._event(name, trigger)
-        values = {key.replace("_", "-"): value for key, value in given.items()}
-        data = [values.get(self._names[part], self._values[part]) for part in event["inputs"]]
-        body = {"data": data, "fn_index": event["id"], "session_hash": self.tab, "trigger_id": None}
-        self.error = ""
-        if not event["queue"]:
-            answer = self._http.post("/gradio_api/run/predict", json=body)
-            self.error = "" if answer.status_code == 200 else answer.text
-            yield self._named(event, answer.json().get("data") or [], None)
-            return
-        joined = self._http.post("/gradio_api/queue/join", json=body)
-        if joined.status_code != 200:
-            self.error = joined.text
-            return
-        latest: list[Any] = []
-        with self._http.stream("GET", "/gradio_api/queue/data", params={"session_hash": self.tab}) as stream:
-            for line in stream.iter_lines():
-                message = json.loads(line.removeprefix("data: ")) if line.startswith("data: ") else {}
-                kind, output = message.get("msg"), message.get("output") or {}
-                if kind == "estimation":
-                    self.place = max(self.place or 0, message["rank"])
-                    self.expected = max(self.expected or 0.0, message["rank_eta"] or 0.0) or None
-                elif kind == "process_generating" and latest:
-                    changed = [i for i, diff in enumerate(output["data"]) if diff]
-                    latest = [apply_diff(old, diff) for old, diff in zip(latest, output["data"], strict=True)]
-                    yield self._named(event, latest, changed)
-                elif kind in ("process_generating", "process_completed"):
-                    if message.get("success") is False:
-                        self.error = output.get("error") or "refused"
-                    latest = output.get("data") or []
-                    yield self._named(event, latest, None)
-                if kind in ("process_completed", "unexpected_error", "close_stream"):
-                    self.error = self.error or message.get("message") or ""
-                    return
-
-    def upload(self, data: bytes, name: str = "picture.png") -> dict[str, Any] | None:
-        """Send a file as the page does; what an image widget then holds, or None where it is refused."""
-        answer = self._http.post("/gradio_api/upload", files={"files": (name, data)})
-        self.error = "" if answer.status_code == 200 else answer.text
-        return None if self.error else {"path": answer.json()[0], "meta": {"_type": "gradio.FileData"}}
-
-    def fetch(self, path: str) -> bytes:
-        """A file that the page shows."""
-        return self._http.get(f"/gradio_api/file={path}").raise_for_status().content
-
-    @contextlib.contextmanager
-    def open(self) -> Iterator[None]:
-        """Keep the tab open; leaving the block closes it, as the page's heartbeat tells the server."""
-        with self._http.stream("GET", f"/gradio_api/heartbeat/{self.tab}") as heartbeat:
-            next(heartbeat.iter_lines())
-            yield
-
-    def close(self) -> None:
-        """Hang up for good."""
-        self._http.close()
-
-    def _event(self, name: str, trigger: str) -> dict[str, Any]:
-        for event in self._config["dependencies"]:
-            named = any(self._names.get(part) == name and what == trigger for part, what in event["targets"])
-            if named or (event["api_name"] == name and not any(part in self._names for part, _ in event["targets"])):
-                found: dict[str, Any] = event
-                return found
-        raise KeyError(f"the page has no {trigger} of {name}")
-
-    def _named(self, event: dict[str, Any], values: list[Any], changed: list[int] | None) -> dict[str, Any]:
-        """Updates by name, without those that say "as before"; None: look at all of them."""
-        told = {}
-        for index in range(len(values)) if changed is None else changed:
-            value = values[index]
-            if isinstance(value, dict) and value.get("__type__") == "update":
-                if "value" not in value:
-                    continue
-                value = value["value"]
-            told[str(self._names[event["outputs"][index]])] = value
-        return told
-
-
-@dataclass
-class Seen:
-    """What one visitor got from one rollout."""
-
-    waited_s: float = 0.0
-    """From the click to the first picture."""
-    frames: list[tuple[str, str]] = field(default_factory=list)
-    """(step on the status line, SHA-256 of the picture) in the order of arrival."""
-    thoughts: str = ""
-    status: str = ""
-
-    @property
-    def steps(self) -> int:
-        """The last step the status line named."""
-        return max((int(step) for step, _ in self.frames), default=0)
-
-
-def watch(visitor: Visitor, **given: Any) -> Seen:
-    """Run one rollout on the page and look at everything it shows."""
-    seen, began = Seen(), time.perf_counter()
-    for update in visitor.fire("run", **given):
-        if update.get("status"):
-            seen.status = update["status"]
-        if update.get("thoughts"):
-            seen.thoughts = update["thoughts"]
-        if update.get("camera"):
-            step = re.search(r"Step (\d+)", seen.status)
-            picture = hashlib.sha256(visitor.fetch(update["camera"]["path"])).hexdigest()
-            seen.frames.append((step.group(1) if step else "0", picture))
-            seen.waited_s = seen.waited_s or time.perf_counter() - began
-    return seen
 
 
 class Server:
@@ -192,7 +52,8 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         model = str(Path(model).resolve()) if Path(model).is_dir() else model
-        command = [sys.executable, str(ROOT / "app.py"), "--model", model, "--port", str(port), "--workers", str(workers)]
+        command = [sys.executable, str(ROOT / "app.py"), "--model", model, "--port", str(port)]
+        command += ["--workers", str(workers)]
         self.address = f"http://127.0.0.1:{port}"
         self.folder = folder
         self._log = (folder / "log.jsonl").open("wb")
@@ -299,7 +160,7 @@ def strange_pictures() -> dict[str, bytes]:
 
 
 def peak_mb(call: Callable[[], object]) -> float:
-    """By how many megabytes this process's peak of resident memory rises above its present size (0 on other systems)."""
+    """By how many megabytes this process's peak of resident memory rises above its present size; 0 if not on Linux."""
 
     def read(name: str) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -319,28 +180,34 @@ def try_pictures(visitor: Visitor, times: int = 5) -> list[dict[str, Any]]:
     """Each strange picture: milliseconds and memory of the verdict, what it is, and what the page says to an upload."""
     rows = []
     for name, data in strange_pictures().items():
-        verdict, spent, memory = "", [], []
-
-        def decide(data: bytes = data) -> None:
-            nonlocal verdict
-            began = time.perf_counter()
-            try:
-                height, width, _ = open_picture(data).shape
-                verdict = f"taken, {width} x {height}"
-            except ValueError as error:
-                verdict = str(error)
-            spent.append(1e3 * (time.perf_counter() - began))
-
+        spent, memory = [], []
         for _ in range(times):
-            memory.append(peak_mb(decide))
-        sent = visitor.upload(data)
-        page = next((u.get("picture-problem", "") for u in visitor.fire("picture", "input", picture=sent)), None)
-        said = page is not None and (re.sub("<[^>]+>", "", page or "") == ("" if "taken" in verdict else verdict))
+            began = time.perf_counter()
+            verdict = judged(data)
+            spent.append(1e3 * (time.perf_counter() - began))
+            memory.append(peak_mb(partial(judged, data)))
+        problem = next(visitor.fire("picture", "input", picture=visitor.upload(data))).get("picture-problem") or ""
+        page = unescape(re.sub("<[^>]+>", "", problem))
         rows.append(
-            {"picture": name, "ms": round(float(np.median(spent)), 1), "slowest_ms": round(max(spent), 1),
-             "mb": round(max(memory), 1), "verdict": verdict, "the page says so": said}
-        )  # fmt: skip
+            {
+                "picture": name,
+                "verdict": verdict,
+                "ms": round(float(np.median(spent)), 1),
+                "slowest ms": round(max(spent), 1),
+                "more MB": round(max(memory), 1),
+                "the page says the same": page == ("" if verdict.startswith("taken") else verdict),
+            }
+        )
     return rows
+
+
+def judged(data: bytes) -> str:
+    """The verdict on a picture: the size it is taken at, or why not."""
+    try:
+        height, width, _ = open_picture(data).shape
+    except ValueError as error:
+        return str(error)
+    return f"taken, {width} x {height}"
 
 
 # -- visitors ---------------------------------------------------------------------------------------------------------
@@ -373,9 +240,7 @@ def crowd(address: str, count: int = VISITORS) -> dict[str, Any]:
         "told their wait": sum(visitor.expected is not None for visitor in visitors),
         "pictures": sum(len(seen.frames) for seen in together),
         "foreign pictures": foreign,
-        "foreign thoughts": sum(
-            seen.thoughts != own.thoughts for seen, own in zip(together, alone, strict=True)
-        ),
+        "foreign thoughts": sum(seen.thoughts != own.thoughts for seen, own in zip(together, alone, strict=True)),
         "longest wait [s]": round(max(seen.waited_s for seen in together), 1),
         "all done after [s]": round(took, 1),
         "steps/s, all together": round(sum(seen.steps for seen in together) / took, 1),
@@ -409,7 +274,7 @@ def rebuild(server: Server, count: int = REBUILDS, warm_up: int = 2 * WORKERS) -
     visitor = Visitor(server.address)
 
     def build(number: int) -> bool:
-        wish = {"family": kinds[number % len(kinds)], "seed": scenes.FIRST_SEED + number}
+        wish: dict[str, Any] = {"family": kinds[number % len(kinds)], "seed": scenes.FIRST_SEED + number}
         return any("Ready to run" in update.get("status", "") for update in visitor.fire("preview", **wish))
 
     for number in range(warm_up):
@@ -445,29 +310,24 @@ def started(visitor: Visitor, steps: int = 3, **given: Any) -> tuple[Iterator[di
 
 
 def stop(server: Server) -> dict[str, Any]:
-    """Press Stop in the middle, then close the tab in the middle: steps that were still made, seconds until it is free."""
+    """Press Stop in the middle of a rollout, then close the tab in the middle of another."""
     visitor = Visitor(server.address)
     events, line = started(visitor)
-    before = _step(line)
+    shown = int(re.findall(r"Step (\d+)", line)[-1])
     began = time.perf_counter()
-    for _ in Visitor.fire(visitor, "stop"):
-        pass
+    list(visitor.fire("stop"))
+    stopped = time.perf_counter() - began
     for update in events:
         line = update.get("status", line)
-    after = int(re.findall(r"(\d+) steps", line)[0])
-    told: dict[str, Any] = {"steps shown when Stop was pressed, and made": f"{before}, {after}"}
-    told["free after Stop [s]"] = round(time.perf_counter() - began, 2)
+    made = int(re.findall(r"(\d+) steps", line)[0])
     with visitor.open():
         events, _ = started(visitor)
-        began = time.perf_counter()
-    told["free after closing the tab [s]"] = round(server.idle() + 0 * began, 2)
-    events.close()  # type: ignore[attr-defined]
-    return told
-
-
-def _step(line: str) -> int:
-    found = re.search(r"Step (\d+)", line)
-    return int(found.group(1)) if found else 0
+    return {
+        "step shown when Stop was pressed": shown,
+        "steps made": made,
+        "Stop answered after [s]": round(stopped, 2),
+        "free after closing the tab [s]": round(server.idle(), 2),
+    }
 
 
 def break_simulator(server: Server, how: signal.Signals) -> dict[str, Any]:

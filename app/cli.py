@@ -281,10 +281,19 @@ def bench(
     random_2b: Annotated[
         bool, typer.Option("--random-2b", help="Measure a released generalist's sizes, with random weights.")
     ] = False,
+    stress: Annotated[
+        bool, typer.Option("--stress", help="Instead: visitors, strange pictures and broken simulators on a real page.")
+    ] = False,
     times: Annotated[int, typer.Option(min=2, help="Measurements per figure.")] = 20,
     file: JsonFile = None,
 ) -> None:
     """Measure every part and the whole control loop, each as median and p95."""
+    if stress:
+        check_model(model)  # the scripted expert's page can be tried, too
+        from app.bench_stress import stress as try_hard
+
+        write_json(file, try_hard(model))
+        return
     check_learned(model)
     from app.bench import bench as measure
 

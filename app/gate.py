@@ -30,7 +30,7 @@ CLOSED = tuple(
     for door in ("component_server", "custom_component", "deep_link", "file=http", "process_recording", "proxy=",
                  "run-history", "stream", "undo-vibe", "vibe")
 )  # fmt: skip
-"""What Gradio offers and no part of this page uses: fetching other sites' files, writing state to disk, editing code."""
+"""What Gradio offers and nothing here uses: fetching other sites' files, writing state to disk, editing code."""
 LOOPBACK = ("127.0.0.1", "::1")
 REMEMBERED = 10_000
 FULL = "All places are taken at the moment. Come back in a few minutes."
@@ -139,7 +139,7 @@ class Gate:
 
 
 def _bounded(receive: Receive, most: int) -> Receive:
-    """The same messages, until a body that did not say its length has `most` bytes: then the caller is taken for gone."""
+    """The same messages until a body of unknown length has more than `most` bytes: then the caller counts as gone."""
     taken = 0
 
     async def counted() -> Message:

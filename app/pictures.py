@@ -86,7 +86,7 @@ def _identified(source: Path | bytes) -> PIL.Image.Image:
     try:
         return PIL.Image.open(io.BytesIO(data), formats=FORMATS)
     except PIL.Image.DecompressionBombError:
-        raise ValueError(f"This picture has far too many pixels: save it smaller.") from None
+        raise ValueError("This picture has far too many pixels: save it smaller.") from None
     except DAMAGE:
         if b"<svg" in data[:SNIFF_BYTES].lower():
             raise ValueError("This is an SVG drawing, not a picture: export it as PNG and use that.") from None

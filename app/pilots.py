@@ -166,4 +166,3 @@ def problem_when_loaded(pilot: Pilot, stop: threading.Event) -> str | None:
         pilot.retry()
         return f'{error} Run "python app.py doctor" to see what is missing, then try again.'
     return "Stopped before the model was loaded." if stop.is_set() else None
-

@@ -243,7 +243,10 @@ def find(identifier: str, *roots: Path) -> Recording | None:
 
 
 def prune(root: Path, keep: int = KEPT, keep_bytes: int = KEPT_BYTES) -> None:
-    """Delete the oldest recordings until at most `keep` are left and they take at most `keep_bytes`; also old drafts."""
+    """Delete the oldest recordings until at most `keep` are left and they take at most `keep_bytes`.
+
+    Also drafts that nobody finishes any more.
+    """
     for draft in root.glob(".*"):
         with contextlib.suppress(OSError):
             if time.time() - draft.stat().st_mtime > ABANDONED_S:

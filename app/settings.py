@@ -41,13 +41,13 @@ class Settings(BaseModel):
     def load(cls, path: Path) -> Self:
         """Read a YAML file. Raises `ValueError` naming what is wrong with it, `OSError` where there is none."""
         try:
-            return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is no YAML file: {str(error).splitlines()[0]}.") from None
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except UnicodeDecodeError:
             raise ValueError(f"{path} is no text file.") from None
-        except RecursionError:
-            raise ValueError(f"{path} is no YAML file: it is nested too deeply.") from None
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is no YAML file: {str(error).splitlines()[0]}.") from None
+        try:
+            return cls.model_validate(content or {})
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             name = ".".join(str(part) for part in first["loc"]) or "the file"

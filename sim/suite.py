@@ -216,7 +216,8 @@ def load_suite(name_or_path: str | Path) -> Suite:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ValueError(f"{path}{where}: is not valid YAML ({getattr(error, 'problem', None) or error}).") from None
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ValueError(f"{path}{where}: is not valid YAML ({problem}).") from None
     except (ValueError, RecursionError) as error:  # a date that is none, lists a thousand deep
         raise ValueError(f"{path}: is not valid YAML ({error}).") from None
     if not isinstance(content, dict):

@@ -1,4 +1,4 @@
-"""What breaks under a rollout becomes one plain line on the page, the next rollout works, and no record is half there."""
+"""What breaks becomes one plain line on the page, the next rollout works, and no record is half there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever is typed, decoded, linked or sent: prompts keep their shape, the page its markup, parsers say one sentence."""
+"""Whatever is typed, decoded, linked or sent: prompts keep their shape, pages their markup, parsers say a sentence."""
 
 from __future__ import annotations
 
@@ -42,26 +42,16 @@ TEMPLATE = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<new_token_0>", "<ne
             "</img>", "<image 1>", "<image>", "[INST]", "<s>", "</s>", "{}", "{0}", "{instruction}", "%s"]  # fmt: skip
 MARKUP = ["<script>alert(1)</script>", "<img src=x onerror=y>", "</div>", "<!--", "-->", "&lt;", "](javascript:x)",
           "**", "```", "$$", "<style>", "]]>", "{{x}}", "' or 1", '" onload="']  # fmt: skip
-SCRIPTS = ["把胡萝卜放在盘子上", "ضع الجزرة", "поставь морковь", "गाजर", "🥕👩‍🚀", "e\u0301\u0302\u0303", "\u202eabc", "\u200b",
-           "\u2028", "\u2029", "\x85", "\ufeff", "\U000e0041", "\x00", "\x1b[31m", "\r\n", "\x7f", "\x1c"]  # fmt: skip
+SCRIPTS = ["把胡萝卜放在盘子上", "ضع الجزرة", "поставь морковь", "गाजर", "🥕👩‍🚀", "e\u0301\u0302\u0303", "\u202eabc",
+           "\u200b", "\u2028", "\u2029", "\x85", "\ufeff", "\U000e0041", "\x00", "\x1b[31m", "\r\n",
+           "\x7f", "\x1c"]  # fmt: skip
 WORDS = st.lists(st.one_of(st.sampled_from([*TEMPLATE, *MARKUP, *SCRIPTS]), st.text(max_size=20)), max_size=8)
 TEXT = WORDS.map("".join)
 MEGABYTE = "put the carrot on the plate " * 40_000
 
 
-def tokenizers() -> list[Any]:
-    """The byte-level one, and the backbone's own where it is on this machine."""
-    found = [pytest.param((byte_tokenizer(), TINY), id="bytes")]
-    if folder := find_base_weights():
-        found.append(pytest.param((load_tokenizer(folder), InstructVLAConfig()), id="SmolLM2"))
-    return found
-
-
-@pytest.mark.parametrize("pair", tokenizers())
-@settings(max_examples=250)
-@given(text=TEXT, thought=TEXT)
-def test_typed_text_never_becomes_a_control_token(pair: tuple[Tokenizer, Any], text: str, thought: str) -> None:
-    tokenizer, config = pair
+def check_prompts(tokenizer: Tokenizer, config: Any, text: str, thought: str) -> Prompter:
+    """The marks of every prompt are those of the same prompt about "x", in the same order."""
     prompter = Prompter(tokenizer, config)
     special = {token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special}
 
@@ -69,10 +59,26 @@ def test_typed_text_never_becomes_a_control_token(pair: tuple[Tokenizer, Any], t
         return [token for token in ids if token in special or token >= config.decoder.vocab]
 
     for make in (prompter.act, prompter.think, prompter.question, lambda said: prompter.think_example(said, thought)):
-        strange = make(text).ids.tolist()
-        assert marks(strange) == marks(make("x").ids.tolist()), "the same marks in the same order"
+        assert marks(make(text).ids.tolist()) == marks(make("x").ids.tolist())
     assert marks(prompter.thought_ids(thought).tolist()) == []
-    assert text in tokenizer.decode(prompter.question(text).ids.tolist(), skip_special_tokens=True)
+    return prompter
+
+
+BYTES = byte_tokenizer()
+
+
+@settings(max_examples=500)
+@given(text=TEXT, thought=TEXT)
+def test_typed_text_never_becomes_a_control_token(text: str, thought: str) -> None:
+    prompt = check_prompts(BYTES, TINY, text, thought).question(text)
+    assert text in BYTES.decode(prompt.ids.tolist(), skip_special_tokens=True)
+
+
+def test_nor_with_the_backbones_own_tokenizer() -> None:
+    folder = find_base_weights() or pytest.skip("the backbone's tokenizer is not on this machine")
+    tokenizer = load_tokenizer(folder)
+    for text in (*TEMPLATE, *MARKUP, *SCRIPTS, "".join(TEMPLATE), "".join(SCRIPTS)):
+        check_prompts(tokenizer, InstructVLAConfig(), text, text)
 
 
 class Tags(HTMLParser):
@@ -158,7 +164,9 @@ def test_suites_of_strange_values(content: dict[str, Any]) -> None:
     check_yaml(yaml.safe_dump(content))
 
 
-@pytest.mark.parametrize("text", ["[" * 5000, "name: 2001-99-99", "a: &a [*a, *a]", "? [1]: 2\n: 3", "!!python/object:os.x {}"])
+@pytest.mark.parametrize(
+    "text", ["[" * 5000, "name: 2001-99-99", "a: &a [*a, *a]", "? [1]: 2\n: 3", "!!python/object:os.x {}"]
+)
 def test_suites_made_to_break_yaml(text: str) -> None:
     check_yaml(text)
 

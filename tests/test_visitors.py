@@ -22,14 +22,15 @@ from gradio_client import Client
 
 from app import page as front
 from app import pictures, scenes
-from app.bench_stress import Visitor, strange_pictures, watch
+from app.bench_stress import strange_pictures
 from app.controller import Simulator, ThinkingPolicy
 from app.pilots import Expert, Turn
 from app.sessions import Sessions
 from app.settings import Settings
+from app.visitor import Visitor, watch
 from sim.interface import Image, Observation
-from sim.twins import Scene
 from sim.process import encode_jpeg
+from sim.twins import Scene
 from sim.worker import WorkerPool
 from tests.fake_world import FakeWorld
 from tests.test_page_states import FakePilot
