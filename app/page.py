@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import PIL.Image
 from starlette.middleware import Middleware
 
 from app import pictures, scenes
 from app.gate import Gate, log_as_json
 from app.health import health_of
-from app.pictures import MAX_PIXELS
 from app.pilots import Learned, Pilot, Scripted
 from app.scenes import EXAMPLES
 from app.service import Service
@@ -125,7 +123,6 @@ def serve(
         OSError: the port is taken.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    PIL.Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow itself refuses at twice this number, wherever it is used
     scenes.TEXT_LIMIT, pictures.MAX_BYTES = settings.text_characters, settings.picture_bytes  # read at every check
     log_as_json()
     pilot: Pilot = Scripted() if model == "expert" else Learned(model)

@@ -29,6 +29,7 @@ LONG_SIDE = 1024
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 READABLE = "a JPEG, PNG, WebP, GIF or BMP"
 SNIFF_BYTES = 1024
+PIL.Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow itself refuses at twice this number, wherever it is used
 PIL.Image.init()  # the readers take 0.1 s to import; the first stranger should not wait for that
 _unpacking = threading.Lock()
 """Pictures are unpacked one at a time, so that many at once need no more memory than one."""
@@ -48,10 +49,9 @@ def open_picture(source: Path | bytes) -> Image:
     picture = _identified(source)
     if max(picture.size) / min(picture.size) > LONG_SIDE / MIN_SIDE or min(picture.size) < MIN_SIDE:
         raise ValueError(f"A picture of {_size(picture)} is too thin to see anything: choose another one.")
-    limit, tip = (MAX_PIXELS, "") if picture.format in ("JPEG", "MPO") else (MAX_PIXELS_UNPACKED, ", or as JPEG")
-    if picture.width * picture.height > limit:
-        most = f"at most {limit // 1_000_000} million"
-        raise ValueError(f"{_size(picture)} pixels are too many ({most}): save it smaller{tip}.")
+    if picture.format not in ("JPEG", "MPO") and picture.width * picture.height > MAX_PIXELS_UNPACKED:
+        most = f"at most {MAX_PIXELS_UNPACKED // 1_000_000} million, {MAX_PIXELS // 1_000_000} as JPEG"
+        raise ValueError(f"{_size(picture)} pixels are too many ({most}): save it smaller.")
     with _unpacking:
         return _unpacked(picture)
 
@@ -86,7 +86,8 @@ def _identified(source: Path | bytes) -> PIL.Image.Image:
     try:
         return PIL.Image.open(io.BytesIO(data), formats=FORMATS)
     except PIL.Image.DecompressionBombError:
-        raise ValueError("This picture has far too many pixels: save it smaller.") from None
+        most = MAX_PIXELS // 1_000_000
+        raise ValueError(f"This picture has more than {most} million pixels: save it smaller.") from None
     except DAMAGE:
         if b"<svg" in data[:SNIFF_BYTES].lower():
             raise ValueError("This is an SVG drawing, not a picture: export it as PNG and use that.") from None

@@ -80,6 +80,26 @@ def test_the_expert_answers_no_questions(
     assert "is no model" in fail(monkeypatch, capsys, "ask", str(text), "What is this?", "--model", "expert")
 
 
+@pytest.mark.parametrize("name", ["bomb, 13,000 x 13,000", "cut off", "animated", "SVG", "zip by another name"])
+def test_a_strange_picture_is_one_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from app.bench_stress import strange_pictures
+
+    file = tmp_path / "picture.png"
+    file.write_bytes(strange_pictures()[name])
+    line = fail(monkeypatch, capsys, "ask", str(file), "What is this?")
+    assert line.startswith("error: This ") and line.count("\n") == 1
+
+
+def test_bench_can_put_the_page_under_stress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from app import bench_stress
+
+    monkeypatch.setattr(bench_stress, "stress", lambda model: {"model": model})
+    run("bench", "--stress", "--model", "expert", "--json", str(tmp_path / "stress.json"))
+    assert json.loads((tmp_path / "stress.json").read_text()) == {"model": "expert"}
+
+
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "cli", lambda prog_name: {}["missing"])
     with pytest.raises(KeyError):

@@ -147,6 +147,9 @@ def test_the_same_actions_are_mcp_tools(address: str) -> None:
     tools, (listed, rollout, answer, pair, refused) = asyncio.run(talk())
     assert sorted(tools) == sorted(TOOLS)
     assert "carry out an instruction" in tools["run_rollout"].description
+    for tool in tools.values():
+        assert all(part["type"] and part["description"] for part in tool.inputSchema["properties"].values()), tool
+        assert "Returns:" in tool.description or "Returns" in tool.description, tool.description
     schema = tools["run_rollout"].inputSchema["properties"]
     assert "empty for the scene's own" in schema["instruction"]["description"] and schema["think"]["type"] == "boolean"
     assert "'open'" in listed.content[0].text or '"open"' in listed.content[0].text
@@ -160,6 +163,14 @@ def test_a_model_that_does_not_load_is_said_plainly(tmp_path: Path) -> None:
     service = Service(FakePilot("failed", "No weights."), Sessions(DrawnPool(), size=1), tmp_path, Settings())
     with pytest.raises(Exception, match=r"No weights\."):
         next(service.run_rollout("open"))
+
+
+def test_a_question_to_a_model_that_did_not_load_says_why_and_loads_it_again(tmp_path: Path) -> None:
+    pilot = FakePilot("failed", "No weights.")
+    service = Service(pilot, Sessions(DrawnPool(), size=1), tmp_path, Settings())
+    with pytest.raises(Exception, match=r"No weights\. .*doctor.* then try again"):
+        next(service.ask_image(PICTURE, "what is it?"))
+    assert pilot.retried
 
 
 def test_a_bug_says_nothing_about_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -230,6 +241,45 @@ def test_a_visitor_who_asks_too_often_has_to_wait_and_nobody_else() -> None:
     assert client_of(gate, "203.0.113.8").get("/").status_code == 200
     assert client_of(gate).get("/health").status_code == 200
     assert {client_of(gate, "127.0.0.1").get("/").status_code for _ in range(9)} == {200}
+
+
+@pytest.mark.parametrize(
+    "door",
+    ["file=http://example.org/x", "file=HTTPS://example.org/x", "proxy=https://example.org/", "component_server",
+     "deep_link?session_hash=x", "vibe-edit/", "process_recording", "stream/x/y/1/playlist.m3u8",
+     "run-history/records"],
+)  # fmt: skip
+def test_what_the_page_does_not_use_is_closed(door: str) -> None:
+    """Behind the gate every path answers here."""
+
+    async def anything(scope: Any, receive: Any, send: Any) -> None:
+        await PlainTextResponse("open")(scope, receive, send)
+
+    client = client_of(Gate(anything, Settings(), dict))
+    assert client.get("/gradio_api/queue/join").text == "open" and client.get("/gradio_api/file=/a.jpg").text == "open"
+    assert client.get(f"/gradio_api/{door}").status_code == 404
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_nobody_can_send_more_than_a_picture(announced: bool) -> None:
+    taken = [0]
+
+    async def greedy(scope: Any, receive: Any, send: Any) -> None:
+        while (message := await receive())["type"] == "http.request" and message.get("more_body"):
+            taken[0] += len(message["body"])
+        await PlainTextResponse("taken" if message["type"] == "http.request" else "gone")(scope, receive, send)
+
+    settings = Settings(picture_bytes=300_000)
+    client = client_of(Gate(greedy, settings, dict))
+
+    def post(size: int) -> httpx.Response:
+        body = bytes(size) if announced else (bytes(100_000) for _ in range(size // 100_000))
+        return client.post("/gradio_api/upload", content=body)
+
+    assert post(400_000).text == "taken"
+    refused = post(5_000_000)
+    assert refused.status_code == 413 if announced else refused.text == "gone"
+    assert taken[0] < 1_100_000
 
 
 def test_only_a_proxy_that_was_announced_is_believed() -> None:

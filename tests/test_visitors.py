@@ -223,7 +223,7 @@ def test_an_answer_ends_with_its_tab(site: Site, tmp_path: Path) -> None:
 
 GOOD = base64.b64encode(strange_pictures()["turned by EXIF"]).decode()
 SENTENCES = {
-    "bomb, 13,000 x 13,000": "pixels are too many",
+    "bomb, 13,000 x 13,000": "more than 25 million pixels",
     "cut off": "damaged or cut off",
     "animated": "is animated",
     "CMYK": "",

@@ -84,7 +84,9 @@ def build(pilot: Pilot, camera: gr.Image) -> None:
         trigger_mode="once",
         concurrency_id=MODEL_QUEUE,
         concurrency_limit=AT_ONCE,
-        **HIDDEN,
+        show_progress="minimal",  # the place in the queue
+        show_progress_on=[known],
+        api_visibility="private",
     )
     stop.click(tab.stop, None, stop, queue=False, **HIDDEN)
     anew = {"cancels": [answering], **HIDDEN}

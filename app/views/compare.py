@@ -51,7 +51,9 @@ def build(pilot: Pilot, sessions: Sessions, recordings: Path) -> None:
         trigger_mode="once",
         concurrency_id=SIMULATOR_QUEUE,
         concurrency_limit=sessions.size,
-        **HIDDEN,
+        show_progress="minimal",  # the place in the queue
+        show_progress_on=[ui.status],
+        api_visibility="private",
     )
     ui.stop.click(tab.stop, None, ui.stop, queue=False, **HIDDEN)
     ui.blind.input(lambda blind: gr.Radio(value=1, interactive=not blind), ui.blind, ui.count, **HIDDEN)
