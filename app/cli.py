@@ -208,6 +208,9 @@ def collect(
     seed_start: Annotated[int, typer.Option(min=0, help="First scene seed.")] = 0,
     render: Annotated[bool, typer.Option("--render/--states-only", help="Store frames, missing ones too.")] = True,
     driver: Annotated[str | None, typer.Option(help="Model that begins each episode; the expert corrects.")] = None,
+    vary: Annotated[
+        bool, typer.Option("--vary", help="Change light, table top and camera from scene to scene.")
+    ] = False,
     lerobot: Annotated[Path | None, typer.Option(help="Then write the set here as a LeRobotDataset v3.")] = None,
     annotator: Annotated[
         str | None, typer.Option("--annotate", help="Then annotate it: `grammar`, or the address of a vision model.")
@@ -226,7 +229,7 @@ def collect(
     if scenes and episodes:
         raise ValueError("Give either --episodes or --scenes: the two sets live in folders of their own.")
     if scenes:
-        print(f"{collect_scenes(out, families, scenes, seed_start, workers)} new pictures in {out}")
+        print(f"{collect_scenes(out, families, scenes, seed_start, workers, vary)} new pictures in {out}")
         return
     if episodes:
         policy = None
@@ -236,7 +239,7 @@ def collect(
             check_learned(driver)
             engine = load(driver)
             policy = partial(engine.policy, False)
-        tally = collect_episodes(out, families, episodes, seed_start, workers, render, policy)
+        tally = collect_episodes(out, families, episodes, seed_start, workers, render, policy, vary)
         print(f"{tally.recorded} recorded, {len(tally.failed)} dropped (the expert failed), {len(tally.errors)} errors")
     if render:
         print(f"{render_missing(out, workers)} episodes rendered afterwards")

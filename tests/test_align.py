@@ -10,7 +10,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from model.config import ActionConfig, DecoderConfig, InstructVLAConfig, LoraConfig, VisionConfig
+from model.data import multimodal
 from model.data.episodes import split_of
+from model.data.multimodal import Mix, SceneTalks
 from model.data.questions import Thing, Turn
 from model.data.scenes import SceneDataset, SceneWriter
 from model.instructvla import InstructVLA
@@ -66,6 +68,11 @@ def prompter() -> Prompter:
     return Prompter(byte_tokenizer(), CONFIG)
 
 
+def questions(folder: Path, prompter: Prompter, seed: int) -> align.Questions:
+    talks = SceneTalks(SceneDataset(folder, "train"), CATALOG, turns=align.TURNS)
+    return align.Questions(Mix({"scene": talks}, {"scene": 1.0}, seed), prompter, CONFIG, 4)
+
+
 def test_scenes_are_read_back_split_by_seed_and_survive_a_crash(folder: Path) -> None:
     with (folder / "scenes.jsonl").open("a") as file:
         file.write('{"name": "0060", "se')
@@ -87,8 +94,7 @@ def test_only_the_connector_lora_new_rows_and_tail_are_trained(model: InstructVL
 
 
 def test_batches_depend_on_the_step_alone(folder: Path, prompter: Prompter) -> None:
-    scenes = SceneDataset(folder, "train")
-    one, other = (align.SceneQuestions(scenes, CATALOG, prompter, CONFIG, 4, seed=1) for _ in range(2))
+    one, other = (questions(folder, prompter, seed=1) for _ in range(2))
     one(0)
     assert torch.equal(one(7).text.ids, other(7).text.ids) and torch.equal(one(7).pixels, other(7).pixels)
     assert one(7).text.ids.shape != one(8).text.ids.shape or not torch.equal(one(7).text.ids, one(8).text.ids)
@@ -99,13 +105,13 @@ def test_what_is_taught_is_answered_and_scored(
 ) -> None:
     taught = [Turn("colour", "Hue?", "red"), Turn("shape", "Form?", "disc")]
     asked = [*taught, Turn("wrong word", "Hue?", "rod"), Turn("too short", "Form?", "dis")]
-    questions = align.SceneQuestions(SceneDataset(folder, "train"), CATALOG, prompter, CONFIG, 4, seed=0)
+    batches = questions(folder, prompter, seed=0)
     optimizer = torch.optim.AdamW([p for group in align.groups(model) for p in group.parameters], 1e-2)
     history = []
     for step in range(80):
         # One turn per sequence, as it is asked later.
-        monkeypatch.setattr(align, "conversation", lambda *args, step=step: [taught[step % 2]])
-        loss = align.losses(model, questions(step))["loss"]
+        monkeypatch.setattr(multimodal, "conversation", lambda *args, step=step: [taught[step % 2]])
+        loss = align.losses(model, batches(step))["loss"]
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

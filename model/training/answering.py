@@ -13,10 +13,8 @@ from model.data.photos import PhotoSet, held_out
 from model.data.questions import Turn
 from model.instructvla import InstructVLA
 from model.language import IGNORE
-from model.prompts import Prompter, collate
+from model.prompts import Prompter, collate, share_picture
 from model.vision import preprocess
-
-BATCH = 24
 
 
 def exact(model: InstructVLA, prompter: Prompter, pixels: Tensor, turns: Sequence[Turn]) -> list[bool]:
@@ -25,24 +23,17 @@ def exact(model: InstructVLA, prompter: Prompter, pixels: Tensor, turns: Sequenc
     Each question stands alone, so that no earlier answer helps. Greedy decoding gives an answer exactly if every one of
     its tokens is the most likely one after the true tokens before it, so one forward pass decides a whole batch.
     """
-    logits, targets, asked = _teacher_forced(model, prompter, pixels, [(turn.question, turn.answer) for turn in turns])
-    wrong = logits.argmax(-1) != targets[asked]
-    missed = torch.zeros_like(asked).masked_scatter(asked, wrong).any(1)
-    return [not miss for miss in missed.tolist()]
+    logits, targets, owner = _teacher_forced(model, prompter, pixels, [(turn.question, turn.answer) for turn in turns])
+    missed = set(owner[logits.argmax(-1) != targets].tolist())
+    return [index not in missed for index in range(len(turns))]
 
 
-def best_answer(
-    model: InstructVLA, prompter: Prompter, pixels: Tensor, question: str, answers: Sequence[str]
-) -> str:
+def best_answer(model: InstructVLA, prompter: Prompter, pixels: Tensor, question: str, answers: Sequence[str]) -> str:
     """Which of some answers the model finds most likely, by the mean log-probability of its tokens."""
-    scores: list[float] = []
-    for start in range(0, len(answers), BATCH):
-        pairs = [(question, answer) for answer in answers[start : start + BATCH]]
-        logits, targets, asked = _teacher_forced(model, prompter, pixels, pairs)
-        likely = torch.log_softmax(logits.float(), -1).gather(-1, targets[asked][:, None])[:, 0]
-        total = torch.zeros(asked.shape, device=likely.device).masked_scatter(asked, likely)
-        scores += (total.sum(1) / asked.sum(1)).tolist()
-    return answers[max(range(len(answers)), key=scores.__getitem__)]
+    logits, targets, owner = _teacher_forced(model, prompter, pixels, [(question, answer) for answer in answers])
+    likely = torch.log_softmax(logits.float(), -1).gather(-1, targets[:, None])[:, 0]
+    total = torch.zeros(len(answers), device=likely.device).index_add(0, owner, likely)
+    return answers[int((total / owner.bincount(minlength=len(answers))).argmax())]
 
 
 def shares(marks: Iterable[tuple[str, bool]]) -> dict[str, float]:
@@ -55,12 +46,12 @@ def shares(marks: Iterable[tuple[str, bool]]) -> dict[str, float]:
 
 
 def photo_scores(
-    model: InstructVLA, prompter: Prompter, photos: PhotoSet, limit: int, seed: int = 0
+    model: InstructVLA, prompter: Prompter, photos: PhotoSet, limit: int, seed: int = 0, closed: bool = True
 ) -> dict[str, float]:
     """How `limit` photographs of a split are answered about.
 
     "exact match" over all questions and per kind; "closed set", the share of "what is this" where the right one of
-    `PhotoSet.names` is the most likely; "questions", their number.
+    `PhotoSet.names` is the most likely (left out unless `closed`: it takes long); "questions", their number.
     """
     chosen = random.Random(seed).sample(range(len(photos)), min(limit, len(photos)))
     asked: dict[int, list[Turn]] = {index: [] for index in chosen}
@@ -68,26 +59,28 @@ def photo_scores(
         if index in asked:
             asked[index].append(turn)
     marks: list[tuple[str, bool]] = []
-    closed: list[bool] = []
+    ranked: list[bool] = []
     for index, turns in asked.items():
         if not turns:
             continue
         pixels = preprocess(photos.image(index), model.config.vision)
         marks += zip((turn.kind for turn in turns), exact(model, prompter, pixels, turns), strict=True)
         for turn in turns:
-            if turn.kind == "photo what":
-                closed.append(best_answer(model, prompter, pixels, turn.question, photos.names) == turn.answer)
-    return shares(marks) | {"closed set": sum(closed) / max(1, len(closed)), "questions": len(marks)}
+            if closed and turn.kind == "photo what":
+                ranked.append(best_answer(model, prompter, pixels, turn.question, photos.names) == turn.answer)
+    found = shares(marks) | {"questions": len(marks)}
+    return found | {"closed set": sum(ranked) / max(1, len(ranked))} if closed else found
 
 
 @torch.no_grad()
 def _teacher_forced(
     model: InstructVLA, prompter: Prompter, pixels: Tensor, pairs: Sequence[tuple[str, str]]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits at the answers' tokens (N, V), the targets (B, T) and where they are asked for (B, T)."""
-    text = collate([prompter.conversation([pair]) for pair in pairs]).to(model.device)
-    tokens = model.encode(pixels[None].to(model.device)).tokens.expand(len(pairs), -1, -1)
-    hidden, _ = model.decoder(model.embed(text.ids, text.image_positions, tokens))
+    """Of all answers' N tokens: logits (N, V), targets (N,) and which pair each belongs to (N,)."""
+    text = collate([share_picture([prompter.conversation([pair]) for pair in pairs])]).to(model.device)
+    view = model.encode(pixels[None].to(model.device))
+    hidden, _ = model.decoder(model.embed(text.ids, text.image_positions, view.tokens), branch=text.branch)
     targets = text.labels[:, 1:]
     asked = targets != IGNORE
-    return model.decoder.logits(hidden[:, :-1][asked]), targets, asked
+    assert text.branch is not None
+    return model.decoder.logits(hidden[:, :-1][asked]), targets[asked], text.branch[:, 1:][asked] - 1
