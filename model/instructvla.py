@@ -63,6 +63,10 @@ class LanguageModel(nn.Module):
         """Hidden states (B, T, D) and gates (B, T, K) of full sequences."""
         return self.decoder(self.embed(batch.ids, batch.image_positions, view.tokens), branch=batch.branch)
 
+    def gate_states(self, batch: Batch, view: View) -> Tensor:
+        """What the scale head reads: the base's hidden states (B, T, D) of full sequences."""
+        return self.decoder.base_states(self.embed(batch.ids, batch.image_positions, view.tokens), batch.branch)
+
     def latents(self, hidden: Tensor, batch: Batch) -> Tensor:
         """The latent actions (N, Q, D) among hidden states."""
         return hidden[batch.query_positions].unflatten(0, (-1, self.queries))

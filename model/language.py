@@ -267,6 +267,11 @@ class Decoder(nn.Module):
             cache.length += tokens
         return hidden, gates
 
+    @torch.no_grad()
+    def base_states(self, embeds: Tensor, branch: Tensor | None = None) -> Tensor:
+        """The gate pass alone: hidden states of the frozen base (B, T, dim), as the scale head reads them."""
+        return self._traverse(embeds, None, False, None, 0, branch)
+
     def _traverse(
         self,
         x: Tensor,

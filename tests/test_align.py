@@ -17,7 +17,7 @@ from model.data.questions import Thing, Turn
 from model.data.scenes import SceneDataset, SceneWriter
 from model.instructvla import InstructVLA
 from model.prompts import Prompter
-from model.training import align
+from model.training import align, answering
 from tests.tiny import byte_tokenizer
 
 torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
@@ -118,9 +118,10 @@ def test_what_is_taught_is_answered_and_scored(
         history.append(float(loss.detach()))
     assert history[-1] < 0.1 * history[0]
 
-    monkeypatch.setattr(align, "conversation", lambda *args: asked)
+    monkeypatch.setattr(answering, "conversation", lambda *args: asked)
     held_out = SceneDataset(folder, "held_out")
-    scores = align.exact_match(model.eval(), prompter, held_out, CATALOG)
+    scores = answering.scene_scores(model.eval(), prompter, held_out, CATALOG, "test", 50)
+    assert scores.pop("questions") == 4 * len(held_out)
     assert scores == {"exact match": 0.5, "colour": 1.0, "shape": 1.0, "wrong word": 0.0, "too short": 0.0}
 
     prompt = prompter.question("Form?")

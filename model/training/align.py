@@ -19,14 +19,13 @@ from model import checkpoints
 from model.config import NANO, InstructVLAConfig
 from model.data.multimodal import Mix, PhotoTalks, SceneTalks, Source, Talk, TextTalks
 from model.data.photos import PhotoSet
-from model.data.questions import conversation
 from model.data.scenes import SceneDataset
-from model.data.things import Catalog, catalog_of, load_catalog
+from model.data.things import Catalog, load_catalog
 from model.instructvla import InstructVLA
 from model.language import load_llama
 from model.precision import fast_dtype
 from model.prompts import Batch, Prompter, PromptIds, collate, load_tokenizer, share_picture
-from model.training.answering import exact, photo_scores, shares
+from model.training.answering import photo_scores, scene_scores
 from model.training.trainer import Group, TrainingConfig, train
 from model.training.words import labelled_photos, labelled_scenes, teach
 from model.vision import load_dinov2, preprocess
@@ -122,7 +121,7 @@ def run(
 
     def evaluate() -> dict[str, float]:
         nonlocal scores
-        scores = exact_match(model, prompter, scenes["held_out"], catalog_of(catalog, "train"))
+        scores = scene_scores(model, prompter, scenes["held_out"], catalog, "train", HELD_OUT)
         if pictures:
             told = photo_scores(model, prompter, pictures["validation"], HELD_OUT, closed=False)
             scores |= {kind: share for kind, share in told.items() if kind.startswith("photo ")}
@@ -156,18 +155,3 @@ def groups(model: InstructVLA) -> list[Group]:
     for parameter in (*language, *vision, *connector):
         parameter.requires_grad_(True)
     return [Group(connector, CONNECTOR_LR), Group(language, LANGUAGE_LR), Group(vision, VISION_LR)]
-
-
-def exact_match(
-    model: InstructVLA, prompter: Prompter, scenes: SceneDataset, catalog: Catalog, turns: int = 8
-) -> dict[str, float]:
-    """Share of questions that greedy decoding answers word for word: over all ("exact match") and per kind.
-
-    Each question stands alone (`model.training.answering.exact`).
-    """
-    marks: list[tuple[str, bool]] = []
-    for row in range(min(HELD_OUT, len(scenes))):
-        talk = conversation(scenes[row].visible, catalog, scenes[row].seed, turns)
-        pixels = preprocess(scenes.frame(row), model.config.vision)
-        marks += zip((turn.kind for turn in talk), exact(model, prompter, pixels, talk), strict=True)
-    return shares(marks)

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from model.data.photos import PhotoSet, held_out
-from model.data.questions import Turn
+from model.data.questions import Turn, conversation
+from model.data.scenes import SceneDataset
+from model.data.splits import Split
+from model.data.things import Catalog, catalog_of
 from model.instructvla import InstructVLA
 from model.language import IGNORE
 from model.prompts import Prompter, collate, share_picture
@@ -43,6 +46,48 @@ def shares(marks: Iterable[tuple[str, bool]]) -> dict[str, float]:
         right[kind].append(mark)
     every = [mark for kind in right.values() for mark in kind]
     return {"exact match": sum(every) / len(every)} | {kind: sum(m) / len(m) for kind, m in sorted(right.items())}
+
+
+def scene_scores(
+    model: InstructVLA,
+    prompter: Prompter,
+    scenes: SceneDataset,
+    catalog: Catalog,
+    split: Split,
+    limit: int,
+    turns: int = 8,
+) -> dict[str, float]:
+    """How questions about the first `limit` scenes are answered, each asked alone in the words of a split.
+
+    "exact match" over all and per kind, and "questions", their number.
+    """
+    marks: list[tuple[str, bool]] = []
+    for row in range(min(limit, len(scenes))):
+        talk = conversation(scenes[row].visible, catalog_of(catalog, split), scenes[row].seed, turns, split)
+        pixels = preprocess(scenes.frame(row), model.config.vision)
+        marks += zip((turn.kind for turn in talk), exact(model, prompter, pixels, talk), strict=True)
+    return shares(marks) | {"questions": len(marks)}
+
+
+@torch.no_grad()
+def gate_means(
+    model: InstructVLA, prompter: Prompter, scenes: SceneDataset, catalog: Catalog, split: Split, limit: int
+) -> dict[str, float]:
+    """The first (action) expert's mean weight, 0..1, on what the model itself says: "gate text" on the words of answers
+    and thoughts, "gate queries" on the latent queries that follow a thought."""
+    told: dict[str, list[Tensor]] = {"gate text": [], "gate queries": []}
+    for row in range(min(limit, len(scenes))):
+        visible = scenes[row].visible
+        talk = conversation(visible, catalog_of(catalog, split), scenes[row].seed, 4, split)
+        names = sorted({catalog[name].name for name in visible if name in catalog and catalog[name].graspable})
+        asked = [prompter.conversation([(turn.question, turn.answer)]) for turn in talk]
+        asked += [prompter.think_example(f"pick up the {name}", f"I will pick up the {name}.") for name in names[:4]]
+        text = collate([share_picture(asked)]).to(model.device)
+        pixels = preprocess(scenes.frame(row), model.config.vision)[None].to(model.device)
+        weight = model.read(text, model.encode(pixels))[1][..., 0]
+        told["gate queries"].append(weight[text.query_positions])
+        told["gate text"].append(weight[(text.labels != IGNORE) & ~text.query_positions])
+    return {name: float(torch.cat(parts).mean()) for name, parts in told.items()}
 
 
 def photo_scores(

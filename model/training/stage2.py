@@ -10,7 +10,7 @@ descriptions, contexts, rewritten commands) and `multimodal_pictures` with quest
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -28,13 +28,15 @@ from model.data.phrases import Kind
 from model.data.scenes import SceneDataset
 from model.data.splits import Split
 from model.data.statistics import ActionStatistics
-from model.data.things import catalog_of, load_catalog
+from model.data.things import load_catalog
 from model.data.vla_it import AnnotatedEpisode, read_vla_it
 from model.instructvla import InstructVLA
 from model.language import IGNORE
 from model.precision import fast_dtype
-from model.prompts import Prompter, PromptIds, share_picture
-from model.training.align import Example, Questions, exact_match, sources
+from model.prompts import Batch, Prompter, PromptIds, share_picture
+from model.training.align import HELD_OUT, Example, Questions, sources
+from model.training.answering import scene_scores
+from model.training.gates import warm_up
 from model.training.stage1 import ActionBatch, ActionData
 from model.training.trainer import Group, TrainingConfig, train
 
@@ -50,6 +52,8 @@ NEAR = 0.05
 TEST_PICTURES = 6
 ACTION_GATE = 0.95
 """Weight of the action expert on every token before the scale head has learned anything."""
+GATE_BATCHES = 30
+"""Batches of either kind from which the scale head learns where to begin."""
 CAPTION_REQUEST = "Describe what is on the table."
 """VLA-IT files hold captions without a request for one."""
 Ablation = Literal["experts", "descriptions", "frozen-backbone"]
@@ -84,6 +88,12 @@ class Recipe:
             raise ValueError(f"{path.name}: the shares under `sequences` add up to {sum(recipe.sequences.values())}.")
         return recipe
 
+    def requests(self) -> Recipe:
+        """The same without what is half a talk: whose gates are clear from the first word on."""
+        rest = {kind: share for kind, share in self.sequences.items() if kind != "describe"}
+        total = sum(rest.values())
+        return replace(self, sequences={kind: share / total for kind, share in rest.items()})
+
     def silent(self) -> Recipe:
         """The same without questions and captions: their share goes to direct commands."""
         shares = dict(self.sequences)
@@ -114,7 +124,7 @@ class MixedData(ActionData):
         seed: int,
     ) -> None:
         super().__init__(episodes, prompter, model, statistics, seed, recipe.action_pictures, frames=1)
-        self._told, self._multimodal, self._each = told, multimodal, recipe.sequences_per_picture
+        self.told, self._multimodal, self._each = told, multimodal, recipe.sequences_per_picture
         self._kinds, self._shares = list(recipe.sequences), list(recipe.sequences.values())
 
     def mixed(self, step: int) -> MixedBatch:
@@ -131,7 +141,7 @@ class MixedData(ActionData):
             return self.prompter.act_example(row.instruction)
         if kind == "think":
             return self.prompter.think_example(row.instruction, row.reply)
-        annotated = self._told.get(row.seed)
+        annotated = self.told.get(row.seed)
         choices = [one for told in TOLD[kind] for one in annotated.of(told)] if annotated is not None else []
         if not choices:  # a pair of another split, or a scene that nothing of this kind can be said about
             return self.prompter.think_example(row.instruction, row.reply)
@@ -281,6 +291,15 @@ class Validation:
         return {name: float(value) for name, value in values.items()}
 
 
+def _for_gates(data: MixedData, count: int) -> Iterator[tuple[Batch, Tensor, bool]]:
+    """Sequences and their pictures, requests and talks in turn."""
+    for step in range(count):
+        mixed = data.mixed(step)
+        assert mixed.action.prompts is not None and mixed.action.first is not None
+        yield mixed.action.prompts, mixed.action.first, False
+        yield mixed.multimodal.text, mixed.multimodal.pixels, True
+
+
 def run(
     data: Path,
     scenes: Path,
@@ -321,8 +340,12 @@ def run(
         sets["held_out"], prompter, model, statistics, told_about(data, sets["held_out"], "validation"), questions,
         settings, seed,
     )  # fmt: skip
-    asked = catalog_of(catalog, "train")
-    validation = Validation(test_set, lambda model: exact_match(model, prompter, held_out, asked))
+    validation = Validation(test_set, lambda model: scene_scores(model, prompter, held_out, catalog, "train", HELD_OUT))
+    if model.decoder.scale_head is not None and not (out / "state.pt").exists():
+        plain = MixedData(
+            sets["train"], prompter, model, statistics, train_set.told, questions, settings.requests(), seed
+        )
+        warm_up(model, _for_gates(plain, GATE_BATCHES))
     chosen = groups(model, settings.learning_rate)
     config = TrainingConfig(
         folder=out, steps=steps, seed=seed, warmup=30, schedule="cosine", minutes=minutes, evaluate_every=150,
