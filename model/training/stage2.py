@@ -132,8 +132,11 @@ class MixedData(ActionData):
         return MixedBatch(self(step), self._multimodal(step))
 
     def _prompt(self, row: EpisodeRow, step: int, random: np.random.Generator) -> PromptIds:
-        kinds = random.choice(self._kinds, self._each, p=self._shares)
-        return share_picture([self.said(str(kind), row, step, random) for kind in kinds])
+        # Evenly spread draws, and no sequence twice: a template command has but one form.
+        places = (random.random() + np.arange(self._each)) / self._each
+        kinds = [self._kinds[index] for index in np.searchsorted(np.cumsum(self._shares)[:-1], places, "right")]
+        said = [self.said(kind, row, step, random) for kind in kinds]
+        return share_picture(list({tuple(one.ids.tolist()): one for one in said}.values()))
 
     def said(self, kind: str, row: EpisodeRow, step: int, random: np.random.Generator) -> PromptIds:
         """The training sequence of a kind of `Recipe.sequences` for a moment of an episode."""
@@ -181,7 +184,8 @@ def losses(model: InstructVLA, batch: MixedBatch, weights: Mapping[str, float]) 
 
 def _facing(action: ActionBatch, trunk: Tensor, latents: Tensor) -> tuple[Tensor, ...]:
     """Arguments of `action_losses`: every latent action faces the observation of its picture."""
-    times = len(latents) // len(trunk)
+    assert action.prompts is not None
+    times = action.prompts.query_positions.sum(1) // latents.shape[1]
     seen = (trunk, action.proprio, action.actions, action.valid, action.places)
     trunk, *rest = (part.repeat_interleave(times, 0) for part in seen)
     return trunk, latents, *rest
@@ -348,7 +352,7 @@ def run(
         warm_up(model, _for_gates(plain, GATE_BATCHES))
     chosen = groups(model, settings.learning_rate)
     config = TrainingConfig(
-        folder=out, steps=steps, seed=seed, warmup=30, schedule="cosine", minutes=minutes, evaluate_every=150,
+        folder=out, steps=steps, seed=seed, warmup=10, schedule="cosine", minutes=minutes, evaluate_every=100,
         save_every=50, workers=1, best=("language", "min"),
     )  # fmt: skip
     train(
