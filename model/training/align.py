@@ -96,10 +96,10 @@ def run(
     word_steps: int = 3000,
     batch: int = 4,
     seed: int = 0,
-) -> dict[str, float]:
+) -> None:
     """Align a new nano on the scenes in `data` and the labelled `photos`, from the DINOv2 weights in `vision`.
 
-    Keeps the best model under `out/checkpoint`; returns its held-out exact match, also in `out/scores.json`.
+    Keeps the best model under `out/checkpoint`, its held-out exact match in `out/scores.json`.
     Resumes when `out` holds an unfinished run. Raises `ValueError` where data or weights are missing.
     """
     torch.manual_seed(seed)
@@ -136,14 +136,13 @@ def run(
         (out / "scores.json").write_text(json.dumps(scores, indent=2))
 
     config = TrainingConfig(
-        folder=out, steps=steps, seed=seed, warmup=50, schedule="cosine", minutes=minutes, evaluate_every=250,
-        best=("exact match", "max"), workers=1,
+        folder=out, steps=steps, seed=seed, warmup=15, schedule="cosine", minutes=minutes, evaluate_every=250,
+        save_every=40, best=("exact match", "max"), workers=1,
     )  # fmt: skip
     known = sources(scenes["train"], catalog, pictures.get("train"), TURNS)
     mix = Mix(known, {name: SHARES[name] for name in known}, seed)
     questions = Questions(mix, prompter, NANO, batch)
     train(model, groups(model), questions, lambda example: losses(model, example), config, evaluate, keep)
-    return dict(json.loads((out / "scores.json").read_text()))
 
 
 def groups(model: InstructVLA) -> list[Group]:

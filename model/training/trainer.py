@@ -122,11 +122,12 @@ def train(
                 bar.set_postfix(
                     {name: f"{value:.4g}" for name, value in run.log(step, parts).items() if "loss" in name}
                 )
+            if (step + 1) % config.save_every == 0 or last:
+                run.save(step + 1)
             if evaluate is not None and ((step + 1) % config.evaluate_every == 0 or last):
                 with _fast(device.type):
                     run.judge(step, evaluate, keep)
-            if (step + 1) % config.save_every == 0 or last:
-                run.save(step + 1)
+                run.save(step + 1)  # with what is the best so far
             if last:
                 return step + 1
     return start
