@@ -17,7 +17,7 @@ import app.cli as cli
 from app import bench, bench_released
 from model.config import COMPAT, ReleasedConfig
 from model.engine import Engine
-from model.ensemble import GOOGLE, WIDOWX, Control, axis_angle, matrix_from_rpy
+from model.ensemble import GOOGLE, WIDOWX, Control, Setup, axis_angle, matrix_from_rpy
 from model.released_checkpoints import Released, find_run, plan, read
 from model.released_policy import ReleasedPolicy, Schedule
 from model.released_random import write_random_run
@@ -181,18 +181,24 @@ def test_only_models_without_state_see_the_crop(tmp_path: Path) -> None:
         bare.act(observation(image=False))
 
 
-def test_state_reaches_the_model_in_its_own_angles(tmp_path: Path) -> None:
+@pytest.mark.parametrize("setup", [WIDOWX, GOOGLE], ids=lambda setup: setup.statistics)
+def test_the_measured_state_reaches_the_model_as_upstream_gave_it(tmp_path: Path, setup: Setup) -> None:
+    """The commanded pose, which the nano is given, is not what a released model was trained on."""
     loaded = released(tmp_path, WITH_STATE)
-    pilot = policy(loaded)
-    moving = np.array([0.3, 0, 0.1, 0.4, -0.3, 0.8, 0, 1])
+    pilot = policy(loaded, setup=setup)
     from scipy.spatial.transform import Rotation
 
-    fixed = moving.copy()
-    fixed[3:6] = Rotation.from_euler("XYZ", moving[3:6]).as_euler("xyz")
-    state = pilot._state(replace(observation(), proprio=moving.astype(np.float32)))
+    turned = Rotation.from_euler("xyz", [0.4, -0.3, 0.8])
+    down = Rotation.from_matrix([[0, 0, 1], [0, 1, 0], [-1, 0, 0]])
+    x, y, z, w = (turned * down).as_quat()
+    measured = np.array([0.3, 0, 0.1, w, x, y, z, 0.75], np.float32)
+    state = pilot._state(replace(observation(), proprio=np.full(8, 9, np.float32), measured=measured))
     assert state is not None
-    expected = loaded.statistics[WIDOWX.statistics].normalise_proprio(fixed)
+    seen = [0.3, 0, 0.1, 0.4, -0.3, 0.8, 0, 0.75] if setup is WIDOWX else [0.3, 0, 0.1, x, y, z, w, 0.25]
+    expected = loaded.statistics[WIDOWX.statistics].normalise_proprio(np.array(seen))
     np.testing.assert_allclose(state[0].numpy(), expected, atol=1e-4)
+    with pytest.raises(ValueError, match="measured state, which this simulator does not tell"):
+        pilot.act(replace(observation(), measured=None))
 
 
 def test_rotations_reach_the_simulator_in_its_own_angles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from app import scenes
 from app.doctor import check_simpler
+from model.ensemble import widowx_proprio
 from sim import twin_assets
 from sim.evaluate import Journal, evaluate
 from sim.suite import SimplerSuite, TwinTask, load_suite
@@ -215,6 +216,11 @@ def test_a_state_can_be_restored_and_proprio_is_the_commanded_pose(simulator: Si
     assert np.abs(seen.proprio[3:6]).max() < 0.1 and seen.proprio[7] == pytest.approx(1.0, abs=0.01)
     moved = simulator.step(np.array([0.01, -0.02, 0.01, 0, 0, 0.1, 1], dtype=np.float32), False).observation
     np.testing.assert_allclose(moved.proprio[:3] - seen.proprio[:3], [0.01, -0.02, 0.01], atol=1e-5)
+    assert moved.measured is not None
+    lagging = widowx_proprio(moved.measured.astype(float))  # what a released model is told
+    assert 0.001 < np.linalg.norm(lagging[:3] - moved.proprio[:3]) < 0.04
+    assert np.abs(lagging[3:6] - moved.proprio[3:6]).max() < 0.15 and lagging[6] == 0
+    assert lagging[7] == pytest.approx(moved.proprio[7])
     state = simulator.state()
     for _ in range(3):
         simulator.step(simulator.expert_action(), False)
