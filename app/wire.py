@@ -103,11 +103,13 @@ class Seen(Message):
             picture = None if observation.jpeg is None else Picture(jpeg=observation.jpeg)
         elif image and observation.image is not None:
             picture = Picture.of(observation.image)
-        proprio, measured = (
-            None if state is None else np.asarray(state, float).tolist()
-            for state in (observation.proprio, observation.measured)
+        measured = observation.measured
+        return cls(
+            proprio=np.asarray(observation.proprio, float).tolist(),
+            step=int(observation.step),
+            measured=None if measured is None else np.asarray(measured, float).tolist(),
+            picture=picture,
         )
-        return cls(proprio=proprio, step=int(observation.step), measured=measured, picture=picture)
 
     def observation(self) -> Observation:
         """Back again, bit for bit."""

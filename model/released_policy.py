@@ -46,9 +46,6 @@ class Schedule:
     thought_tokens: int = 50
 
 
-EVERY_STEP = Schedule()
-
-
 @dataclass
 class _Thought:
     """A thought about a picture: prompt and text decoded so far, and the cache that holds (nearly) all of it."""
@@ -75,7 +72,7 @@ class ReleasedPolicy:
         think: bool,
         lock: threading.Lock,
         setup: Setup = WIDOWX,
-        schedule: Schedule = EVERY_STEP,
+        schedule: Schedule = Schedule(),
     ) -> None:
         self._model, self._prompter, self._statistics, self._lock = model, prompter, statistics, lock
         self._think = think and model.config.lora.experts > 1  # stage 1 was never taught to

@@ -258,6 +258,20 @@ def test_the_engine_runs_a_run_folder(tmp_path: Path) -> None:
     assert isinstance("".join(engine.ask(image, "What is this?")), str)
 
 
+def test_the_engine_keeps_to_a_schedule(tmp_path: Path) -> None:
+    folder = str(write_random_run(tmp_path / "run", TINY_RELEASED, dtype=torch.float32))
+    changes = (("think_every", 3), ("latent_every", 2), ("thought_tokens", 4))
+    pilot = Engine(folder, schedule=changes).wait().policy(True)
+    pilot.reset("pick up the cube")
+    due = []
+    for step in range(4):
+        due.append(pilot.thinking_due)
+        pilot.act(observation(step))
+    assert due == [True, False, False, True]
+    with pytest.raises(RuntimeError, match="its schedule has no 'execute'; it knows think_every, latent_every"):
+        Engine(folder, schedule=(("execute", 2),)).wait()
+
+
 def test_a_broken_run_fails_in_one_sentence(tmp_path: Path) -> None:
     folder = write_random_run(tmp_path / "run", TINY_RELEASED)
     (folder / "dataset_statistics.json").unlink()

@@ -94,6 +94,22 @@ def test_only_what_a_scene_needs_has_to_be_there(tmp_path: Path) -> None:
     assert rest and all("carrot" in path or "plate" in path or "custom_v0.json" in path for path in rest)
 
 
+def test_the_doctor_names_every_file_of_a_set_that_is_not_whole(tmp_path: Path) -> None:
+    base = tmp_path / "maniskill" / "data"
+    for path in twin_assets.missing(folder=base):
+        if not twin_assets.is_extra(path):
+            (base / path).parent.mkdir(parents=True, exist_ok=True)
+            (base / path).write_text("<robot/>")
+    line = check_simpler()
+    needed = [f"{twin_assets.BRIDGE}/custom/models/{model}/{name}" for model in twin_assets.EXTRA
+              for name in ("collision.obj", "textured.dae")]  # fmt: skip
+    assert [text.strip() for text in line.detail.splitlines()[1:]] == needed
+    assert "ManiSkill2_real2sim" in line.mend and line.mend.endswith("python app.py assets fetch simpler")
+    (base / twin_assets.ROBOT / "wx250s.urdf").unlink()
+    line = check_simpler()
+    assert "robots/widowx/wx250s.urdf" in line.detail and line.mend == twin_assets.FETCH
+
+
 def test_the_page_offers_official_scenes_only_where_their_assets_are(monkeypatch: pytest.MonkeyPatch) -> None:
     assert scenes.families() == scenes.FAMILIES
     if OFFICIAL.is_dir():
