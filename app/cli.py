@@ -214,6 +214,9 @@ def collect(
     seed_start: Annotated[int, typer.Option(min=0, help="First scene seed.")] = 0,
     render: Annotated[bool, typer.Option("--render/--states-only", help="Store frames, missing ones too.")] = True,
     driver: Annotated[str | None, typer.Option(help="Model that begins each episode; the expert corrects.")] = None,
+    vary: Annotated[
+        bool, typer.Option("--vary", help="Change light, table top and camera from scene to scene.")
+    ] = False,
     lerobot: Annotated[Path | None, typer.Option(help="Then write the set here as a LeRobotDataset v3.")] = None,
     annotator: Annotated[
         str | None, typer.Option("--annotate", help="Then annotate it: `grammar`, or the address of a vision model.")
@@ -232,7 +235,7 @@ def collect(
     if scenes and episodes:
         raise ValueError("Give either --episodes or --scenes: the two sets live in folders of their own.")
     if scenes:
-        print(f"{collect_scenes(out, families, scenes, seed_start, workers)} new pictures in {out}")
+        print(f"{collect_scenes(out, families, scenes, seed_start, workers, vary)} new pictures in {out}")
         return
     if episodes:
         policy = None
@@ -242,7 +245,7 @@ def collect(
             check_learned(driver)
             engine = load(driver)
             policy = partial(engine.policy, False)
-        tally = collect_episodes(out, families, episodes, seed_start, workers, render, policy)
+        tally = collect_episodes(out, families, episodes, seed_start, workers, render, policy, vary)
         print(f"{tally.recorded} recorded, {len(tally.failed)} dropped (the expert failed), {len(tally.errors)} errors")
     if render:
         print(f"{render_missing(out, workers)} episodes rendered afterwards")
@@ -325,22 +328,28 @@ def ask(
 
 @cli.command()
 def quiz(
-    photos: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder with labels.jsonl and pictures.")],
+    photos: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Folder with labels.jsonl and pictures.")
+    ] = None,
+    scenes: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Still pictures from `collect --scenes`.")
+    ] = None,
     model: Annotated[str, typer.Option(help="`nano` or a checkpoint folder.")] = "nano",
-    limit: Annotated[int, typer.Option(min=1, help="Photographs to ask about.")] = 300,
+    limit: Annotated[int, typer.Option(min=1, help="Pictures of each kind to ask about.")] = 300,
     file: JsonFile = None,
 ) -> None:
-    """Ask about held-out photographs: exact match per kind of question, and closed-set accuracy over the labels."""
-    check_learned(model)
-    from model import checkpoints
-    from model.data.photos import PhotoSet
-    from model.engine import NANO
-    from model.training.answering import photo_scores
+    """Ask about held-out photographs and scenes in words that were never trained on: exact match per kind of question.
 
-    loaded = checkpoints.load(NANO if model == "nano" else Path(model))
-    scores = photo_scores(loaded.model.eval(), loaded.prompter, PhotoSet(photos, "test"), limit)
+    For photographs also the closed-set accuracy over the labels; for a model of two experts the gates' means.
+    """
+    if photos is None and scenes is None:
+        raise ValueError("Name pictures to ask about: --photos FOLDER, --scenes FOLDER, or both.")
+    check_learned(model)
+    from app.quiz import quizzed
+
+    scores = quizzed(model, photos, scenes, limit)
     for name, value in scores.items():
-        print(f"{name:<20}{value:>10.0f}" if name == "questions" else f"{name:<20}{value:>10.1%}")
+        print(f"{name:<28}{value:>10.0f}" if name.endswith("questions") else f"{name:<28}{value:>10.1%}")
     write_json(file, scores)
 
 

@@ -42,9 +42,7 @@ class DecoderCache:
     accident of upstream's text generation, kept for comparison.
     """
 
-    def __init__(
-        self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, shared: bool = False
-    ) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, shared: bool = False) -> None:
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros_like(self.keys)
         self._rows = [list(zip(*pair, strict=True)) for pair in zip(self.keys, self.values, strict=True)]
@@ -165,6 +163,19 @@ class Layer(nn.Module):
         return x + self.mlp(self.norm2(x), run)
 
 
+def branches_apart(branch: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions (B, T) and what each token sees (B, T, T) where sequences share their beginning.
+
+    `branch` (B, T) is 0 at what is shared and the same number all along a branch, which sees that and itself.
+    """
+    index = torch.arange(branch.shape[1], device=branch.device)
+    same = branch[:, :, None] == branch[:, None, :]
+    first = same.int().argmax(-1)
+    shared = (branch == 0).sum(1, keepdim=True)
+    positions = torch.where(branch == 0, index, shared + index - first)
+    return positions, (same | (branch == 0)[:, None, :]) & (index <= index[:, None])
+
+
 class Decoder(nn.Module):
     """Frozen base with LoRA experts, a scale head when K > 1, and `extra_tokens` trainable vocabulary rows.
 
@@ -241,33 +252,53 @@ class Decoder(nn.Module):
         shape = (rows, config.layers, batch, config.kv_heads, length, config.dim // config.heads)
         return DecoderCache(shape, weight.dtype, weight.device, shared)
 
-    def forward(self, embeds: Tensor, cache: DecoderCache | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, embeds: Tensor, cache: DecoderCache | None = None, branch: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Embeddings (B, T, dim) to hidden states after the final norm (B, T, dim) and gates (B, T, K).
 
         With a cache the T tokens follow those it holds, and are added to it. Raises `ValueError` if they do not fit.
+        With `branch` (B, T), for training, sequences that begin alike are laid out as one: see `branches_apart`.
         """
         batch, tokens, _ = embeds.shape
         if cache is not None:
             cache.check(batch, tokens)
         if self.scale_head is None:
             gates = embeds.new_ones(batch, tokens, 1, dtype=torch.float32)
-            hidden = self._traverse(embeds, None, not self.merged, cache, 0)
+            hidden = self._traverse(embeds, None, not self.merged, cache, 0, branch)
         else:
             with torch.no_grad():
-                base = self._traverse(embeds, None, False, cache, 0)
+                base = self._traverse(embeds, None, False, cache, 0, branch)
             gates = self.scale_head(base)
-            hidden = self._traverse(embeds, gates, True, cache, 1)
+            hidden = self._traverse(embeds, gates, True, cache, 1, branch)
         if cache is not None:
             cache.length += tokens
         return hidden, gates
 
-    def _traverse(self, x: Tensor, gates: Tensor | None, adapt: bool, cache: DecoderCache | None, slot: int) -> Tensor:
+    @torch.no_grad()
+    def base_states(self, embeds: Tensor, branch: Tensor | None = None) -> Tensor:
+        """The gate pass alone: hidden states of the frozen base (B, T, dim), as the scale head reads them."""
+        return self._traverse(embeds, None, False, None, 0, branch)
+
+    def _traverse(
+        self,
+        x: Tensor,
+        gates: Tensor | None,
+        adapt: bool,
+        cache: DecoderCache | None,
+        slot: int,
+        branch: Tensor | None = None,
+    ) -> Tensor:
         tokens, dtype = x.shape[1], self.norm.weight.dtype
         position, past = (0, 0) if cache is None else (cache.length, cache.start(slot, tokens))
         bias = None
         if tokens > 1:  # no token sees a later one
             bias = x.new_full((tokens, past + tokens), -torch.inf, dtype=dtype).triu(past + 1)
         cos, sin = self.rotary(position, tokens, x.device, dtype)
+        if branch is not None:
+            positions, seen = branches_apart(branch)
+            cos, sin = cos[positions][:, None], sin[positions][:, None]
+            bias = torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, -torch.inf)[:, None]
         return self.through(x, Pass(cos, sin, bias, gates, adapt, cache, slot))
 
     def through(self, x: Tensor, run: Pass) -> Tensor:

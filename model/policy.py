@@ -120,13 +120,9 @@ class InstructPolicy:
         started = time.perf_counter()
         view = self._see(observation)
         with self._guard():
-            embeds, cache = self._model.open_prompt(
-                self._prompter.think(self.instruction), view, MAX_THOUGHT_TOKENS
-            )
+            embeds, cache = self._model.open_prompt(self._prompter.think(self.instruction), view, MAX_THOUGHT_TOKENS)
         gates: list[float] = []
-        tokens = self._model.decoder.generate(
-            embeds, cache, MAX_THOUGHT_TOKENS, self._prompter.stop_ids, gates=gates
-        )
+        tokens = self._model.decoder.generate(embeds, cache, MAX_THOUGHT_TOKENS, self._prompter.stop_ids, gates=gates)
         self.thought = ""
         for piece in stream_text(self._model, self._prompter, tokens, self._lock, should_stop):
             self.thought += piece
