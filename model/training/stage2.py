@@ -182,13 +182,18 @@ def losses(model: InstructVLA, batch: MixedBatch, weights: Mapping[str, float]) 
     return {"loss": sum((weights[name] * value for name, value in parts.items()), torch.zeros(())), **parts}
 
 
-def _facing(action: ActionBatch, trunk: Tensor, latents: Tensor) -> tuple[Tensor, ...]:
+def _facing(
+    action: ActionBatch, trunk: Tensor, latents: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Arguments of `action_losses`: every latent action faces the observation of its picture."""
     assert action.prompts is not None
     times = action.prompts.query_positions.sum(1) // latents.shape[1]
-    seen = (trunk, action.proprio, action.actions, action.valid, action.places)
-    trunk, *rest = (part.repeat_interleave(times, 0) for part in seen)
-    return trunk, latents, *rest
+
+    def each(part: Tensor) -> Tensor:
+        return part.repeat_interleave(times, 0)
+
+    seen = each(trunk), latents, each(action.proprio)
+    return *seen, each(action.actions), each(action.valid), each(action.places)
 
 
 def begin(stage1: Path, aligned: Path | None, without: Ablation | None = None) -> Loaded:
