@@ -30,6 +30,7 @@ def align(
     word_steps: Annotated[
         int, typer.Option(min=1, help="Steps before that, in which the connector learns words.")
     ] = 3000,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures per step and process.")] = 4,
     minutes: Minutes = None,
     seed: Seed = 0,
     resume: Resume = False,
@@ -38,7 +39,9 @@ def align(
     from model.training.align import run
 
     check_folder(out, resume)
-    run(data, vision, out, photos=photos, minutes=minutes, steps=steps, word_steps=word_steps, seed=seed)
+    run(
+        data, vision, out, photos=photos, minutes=minutes, steps=steps, word_steps=word_steps, batch=batch, seed=seed
+    )  # fmt: skip
 
 
 @train.command()
