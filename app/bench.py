@@ -32,13 +32,14 @@ QUESTION = "What is on the table?"
 
 @dataclass(frozen=True)
 class Row:
-    """One figure: median and 95th percentile over `samples` measurements."""
+    """One figure: median and 95th percentile over `samples` measurements, and the bar it is held against, if any."""
 
     name: str
     unit: str
     median: float
     p95: float
     samples: int
+    bar: str = ""
 
 
 def scene() -> SceneSpec:
@@ -46,12 +47,12 @@ def scene() -> SceneSpec:
     return SceneSpec(goal=sample_goal("put_on", seed=SEED), seed=SEED)
 
 
-def summarise(name: str, unit: str, values: list[float], slow_end: int = 95) -> Row:
+def summarise(name: str, unit: str, values: list[float], slow_end: int = 95, bar: str = "") -> Row:
     """Median and p95; for rates pass `slow_end=5`, so that p95 is the slow end there too."""
     if not values:
         raise ValueError(f"nothing was measured for {name!r}")
     slow = float(np.percentile(values, slow_end))
-    return Row(name, unit, round(statistics.median(values), 2), round(slow, 2), len(values))
+    return Row(name, unit, round(statistics.median(values), 2), round(slow, 2), len(values), bar)
 
 
 def measure(call: Callable[[], object], times: int) -> list[float]:

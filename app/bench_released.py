@@ -22,6 +22,7 @@ from model.released import ReleasedVLA
 from model.released_checkpoints import Released
 from model.released_policy import Schedule
 from model.released_random import write_random_run
+from model.static import StaticStep
 from model.tiling import crop_for_expert, tile
 from sim.interface import Image
 
@@ -29,6 +30,16 @@ TEXT = "put the carrot on the plate"
 THOUGHT_TOKENS = Schedule.thought_tokens
 UNCACHED_LIMIT = 250_000_000
 """Parameters up to which a CPU also measures the model without caches; on the 2B that would take an hour."""
+
+AMORTISED = f"think every {Schedule.think_every} steps, {THOUGHT_TOKENS} tokens"
+BARS = {
+    "act": "at least 12 on an H200; published, A100: 3.50",
+    "act, latent action every 2 steps": "published, A100: 4.96",
+    AMORTISED: "at least 6 on an H200; published, A100: 2.51",
+    "time to first token, thought": "at most 250 on an H200",
+    "decoding, thought": "at least 60 on an H200",
+}
+"""What a released generalist's size is held against, in bfloat16."""
 
 
 def random_2b_run() -> Path:
@@ -42,11 +53,15 @@ def random_2b_run() -> Path:
     return folder
 
 
+def expert_view(model: ReleasedVLA, picture: Image) -> Tensor:
+    """A picture ready for the expert's eyes (1, 1, 3, D, D)."""
+    config = model.config
+    return crop_for_expert(picture, config.dino.size, config.compat.dino_crop)[None, None].to(model.device)
+
+
 def see(model: ReleasedVLA, picture: Image) -> View:
     """A picture through the decoder's eyes and ready for the expert's."""
-    config = model.config
-    pictures = crop_for_expert(picture, config.dino.size, config.compat.dino_crop)[None, None].to(model.device)
-    return model.encode(tile(picture, config.vision.size).to(model.device), pictures)
+    return model.encode(tile(picture, model.config.vision.size).to(model.device), expert_view(model, picture))
 
 
 def cached_step(
@@ -101,12 +116,22 @@ def proprio(model: ReleasedVLA) -> Tensor | None:
 
 
 def bench_released(loaded: Released, times: int) -> list[Row]:
-    """Every figure of a released model: one decision, thinking and not, and what caches save. Needs no simulator."""
+    """Every figure of a released model: one decision, thinking and not, and what each shortcut saves. No simulator."""
     model, prompter = loaded.model, loaded.prompter
     picture = np.random.default_rng(0).integers(0, 255, (480, 640, 3)).astype(np.uint8)
     action = model.config.action
     noise = torch.zeros(1, action.chunk, action.action_dim, device=model.device)
     direct, other = prompter.act_now(TEXT), prompter.act_now("open the drawer")
+    size = sum(weight.numel() for weight in model.parameters())
+    bars = BARS if size >= UNCACHED_LIMIT else {}
+
+    def row(name: str, unit: str, values: list[float]) -> Row:
+        """From seconds, or from rates; the slow end of a rate is the low one."""
+        scale, slow_end = (1e3, 95) if unit == "ms" else (1, 5)
+        return summarise(name, unit, [scale * value for value in values], slow_end, bars.get(name, ""))
+
+    def timed(name: str, call: Callable[[], object]) -> Row:
+        return row(name, "ms", seconds(model, call, times))
 
     def think() -> tuple[float, float, float]:
         """Seconds to the first token, tokens a second after it, seconds until the action is there."""
@@ -116,39 +141,46 @@ def bench_released(loaded: Released, times: int) -> list[Row]:
         rate = (THOUGHT_TOKENS - 1) / (moments[-1] - moments[0])
         return moments[0] - started, rate, time.perf_counter() - started
 
+    def decode(static: StaticStep | None) -> list[float]:
+        """Tokens a second, with and without static shapes."""
+        before, model.decoder.static = model.decoder.static, static
+        rates = [think()[1] for _ in range(times + (times > 1))]
+        model.decoder.static = before
+        return rates[-times:]
+
     def step() -> Tensor:
         view = see(model, picture)
         return model.act(view, model.plan(direct, view), proprio(model), noise)
 
+    def step_on_kept_latents() -> Tensor:
+        return model.act(View(expert_view(model, picture), view.tokens), latents, proprio(model), noise)
+
     with torch.inference_mode():
         view = see(model, picture)
         latents, pair = model.plan(direct, view), View(view.trunk, view.tokens.repeat(2, 1, 1))
-        passes = seconds(model, lambda: model.plan(direct, see(model, picture)), times)
-        both = seconds(model, lambda: model.plan_together([direct, other], pair), times)
-        sampling = seconds(model, lambda: model.act(view, latents, proprio(model), noise), times)
-        acting = seconds(model, step, times)
-        first, rates, thinking = zip(*[think() for _ in range(times)], strict=True)
-        in_between = (Schedule.think_every - 1) * statistics.median(acting)
+        acting, keeping = seconds(model, step, times), seconds(model, step_on_kept_latents, times)
+        usual, every = statistics.median(acting), Schedule.think_every
+        first, rates, thinking = zip(*[think() for _ in range(times + (times > 1))][-times:], strict=True)
         rows = [
-            summarise("time to first token, thought", "ms", [1e3 * value for value in first]),
-            summarise("decoding, thought", "tokens/s", list(rates), slow_end=5),
-            summarise("VLM pass", "ms", [1e3 * value for value in passes]),
-            summarise("VLM pass, two prompts, picture encoded", "ms", [1e3 * value for value in both]),
-            summarise("action sampling", "ms", [1e3 * value for value in sampling]),
-            summarise("act", "Hz", [1 / value for value in acting], slow_end=5),
-            summarise(
-                f"think every {Schedule.think_every} steps, {THOUGHT_TOKENS} tokens",
-                "Hz",
-                [Schedule.think_every / (value + in_between) for value in thinking],
-                slow_end=5,
-            ),
+            row("time to first token, thought", "ms", list(first)),
+            row("decoding, thought", "tokens/s", list(rates)),
+            timed("picture encoding", lambda: see(model, picture)),
+            timed("VLM pass, picture encoded", lambda: model.plan(direct, view)),
+            timed("VLM pass, two prompts, picture encoded", lambda: model.plan_together([direct, other], pair)),
+            timed("action sampling", lambda: model.act(view, latents, proprio(model), noise)),
+            row("act", "Hz", [1 / value for value in acting]),
+            row("act, latent action every 2 steps", "Hz", [2 / (value + usual) for value in keeping]),
+            row(AMORTISED, "Hz", [every / (value + (every - 1) * usual) for value in thinking]),
         ]
-        if model.device.type == "cuda" or sum(weight.numel() for weight in model.parameters()) < UNCACHED_LIMIT:
+        if model.device.type == "cuda" or size < UNCACHED_LIMIT:
             slow = seconds(model, lambda: uncached_step(loaded, picture, noise, THOUGHT_TOKENS), times)
+            saved = [statistics.median(slow) / value for value in thinking]
             rows += [
-                summarise(f"{THOUGHT_TOKENS} tokens and one action", "ms", [1e3 * value for value in thinking]),
-                summarise("the same without caches", "ms", [1e3 * value for value in slow]),
-                summarise("caches save", "times", [statistics.median(slow) / value for value in thinking], slow_end=5),
+                row("decoding, growing shapes", "tokens/s", decode(None)),
+                row("decoding, static shapes", "tokens/s", decode(model.decoder.static or StaticStep(model.decoder))),
+                row(f"{THOUGHT_TOKENS} tokens and one action", "ms", list(thinking)),
+                row("the same without caches", "ms", slow),
+                summarise("caches save", "times", saved, slow_end=5, bar="at least 5 at the tiny size, on a CPU"),
             ]
     return [*rows, summarise("peak host memory", "GB", [peak_memory()])]
 

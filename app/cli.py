@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from app.serve_cli import serve_model
+from app.serve_cli import Schedule, serve_model
 from app.train_cli import train
 
 if TYPE_CHECKING:
     from app.remote import RemoteEngine
-    from model.engine import Engine
+    from model.engine import Changes, Engine
     from sim.interface import Policy
 
 cli = typer.Typer(
@@ -61,6 +61,7 @@ def serve(
     settings: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Limits of a public page, as YAML.")
     ] = None,
+    schedule: Schedule = None,
 ) -> None:
     """Serve the page (when no command is given)."""
     if context.invoked_subcommand is not None:
@@ -71,8 +72,9 @@ def serve(
     from app.settings import Settings
 
     limits = Settings() if settings is None else Settings.load(settings)
+    changes = changes_of(model, schedule)
     print(f"The page: http://{host}:{port}   (Ctrl+C ends it)", flush=True)
-    serve_page(model, host, port, workers, settings=limits)
+    serve_page(model, host, port, workers, settings=limits, schedule=changes)
 
 
 @cli.command()
@@ -98,9 +100,11 @@ def fetch(
     pack: Annotated[Literal["simpler"], typer.Argument(help="`simpler`: SimplerEnv's WidowX scenes, 83 MB.")],
 ) -> None:
     """Download official assets into ManiSkill's folder ($MS_ASSET_DIR, default ~/.maniskill). Asks nothing; resumes."""
+    from sim.fetch import add_instruct_models
     from sim.fetch import fetch as get
 
     get()
+    add_instruct_models()
 
 
 @cli.command()
@@ -112,6 +116,7 @@ def evaluate(
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Step limit; default: the suite's.")] = None,
     workers: Workers = 2,
     file: JsonFile = None,
+    schedule: Schedule = None,
     ray: Annotated[
         str | None, typer.Option(help="Play on this Ray cluster, as HOST:PORT; `local` starts one here.")
     ] = None,
@@ -144,7 +149,7 @@ def evaluate(
 
         require_ray()
         pool = {"open_pool": partial(RayPool, address=ray)}
-    make, name = contestant(model, think == "on", planner, planner_model)
+    make, name = contestant(model, think == "on", planner, planner_model, changes_of(model, schedule))
     if oracle:
         from app.baselines import told_the_truth
 
@@ -158,7 +163,7 @@ def evaluate(
 
 
 def contestant(
-    model: str, think: bool, planner: str | None, planner_model: str | None
+    model: str, think: bool, planner: str | None, planner_model: str | None, schedule: Changes = ()
 ) -> tuple[Callable[[], Policy] | Literal["expert"], str]:
     """What plays, and its name in reports, which changes with the weights."""
     if model == "expert":
@@ -169,8 +174,9 @@ def contestant(
         return RandomPolicy, "random"
     from app.remote import policy_of
 
-    name = f"{model} ({load(model).fingerprint()[:8]}), {'thinking' if think else 'not thinking'}"
-    make = partial(policy_of, model, think)
+    name = f"{model} ({load(model, schedule).fingerprint()[:8]}), {'thinking' if think else 'not thinking'}"
+    name += "".join(f", {change}={value}" for change, value in schedule)
+    make = partial(policy_of, model, think, schedule)
     if planner is None:
         return make, name
     from app.endpoint import ChatEndpoint
@@ -208,6 +214,9 @@ def collect(
     seed_start: Annotated[int, typer.Option(min=0, help="First scene seed.")] = 0,
     render: Annotated[bool, typer.Option("--render/--states-only", help="Store frames, missing ones too.")] = True,
     driver: Annotated[str | None, typer.Option(help="Model that begins each episode; the expert corrects.")] = None,
+    vary: Annotated[
+        bool, typer.Option("--vary", help="Change light, table top and camera from scene to scene.")
+    ] = False,
     lerobot: Annotated[Path | None, typer.Option(help="Then write the set here as a LeRobotDataset v3.")] = None,
     annotator: Annotated[
         str | None, typer.Option("--annotate", help="Then annotate it: `grammar`, or the address of a vision model.")
@@ -226,7 +235,7 @@ def collect(
     if scenes and episodes:
         raise ValueError("Give either --episodes or --scenes: the two sets live in folders of their own.")
     if scenes:
-        print(f"{collect_scenes(out, families, scenes, seed_start, workers)} new pictures in {out}")
+        print(f"{collect_scenes(out, families, scenes, seed_start, workers, vary)} new pictures in {out}")
         return
     if episodes:
         policy = None
@@ -236,7 +245,7 @@ def collect(
             check_learned(driver)
             engine = load(driver)
             policy = partial(engine.policy, False)
-        tally = collect_episodes(out, families, episodes, seed_start, workers, render, policy)
+        tally = collect_episodes(out, families, episodes, seed_start, workers, render, policy, vary)
         print(f"{tally.recorded} recorded, {len(tally.failed)} dropped (the expert failed), {len(tally.errors)} errors")
     if render:
         print(f"{render_missing(out, workers)} episodes rendered afterwards")
@@ -305,7 +314,8 @@ def bench(
     print(f"{result['about']}\n{json.dumps(result['machine'])}\n")
     print(f"{'':<42}{'median':>10}{'p95':>10}")
     for row in result["rows"]:
-        print(f"{row['name']:<42}{row['median']:>10.2f}{row['p95']:>10.2f} {row['unit']}")
+        bar = f"   bar: {row['bar']}" if row.get("bar") else ""
+        print(f"{row['name']:<42}{row['median']:>10.2f}{row['p95']:>10.2f} {row['unit']}{bar}")
     write_json(file, result)
 
 
@@ -327,22 +337,28 @@ def ask(
 
 @cli.command()
 def quiz(
-    photos: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder with labels.jsonl and pictures.")],
+    photos: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Folder with labels.jsonl and pictures.")
+    ] = None,
+    scenes: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Still pictures from `collect --scenes`.")
+    ] = None,
     model: Annotated[str, typer.Option(help="`nano` or a checkpoint folder.")] = "nano",
-    limit: Annotated[int, typer.Option(min=1, help="Photographs to ask about.")] = 300,
+    limit: Annotated[int, typer.Option(min=1, help="Pictures of each kind to ask about.")] = 300,
     file: JsonFile = None,
 ) -> None:
-    """Ask about held-out photographs: exact match per kind of question, and closed-set accuracy over the labels."""
-    check_learned(model)
-    from model import checkpoints
-    from model.data.photos import PhotoSet
-    from model.engine import NANO
-    from model.training.answering import photo_scores
+    """Ask about held-out photographs and scenes in words that were never trained on: exact match per kind of question.
 
-    loaded = checkpoints.load(NANO if model == "nano" else Path(model))
-    scores = photo_scores(loaded.model.eval(), loaded.prompter, PhotoSet(photos, "test"), limit)
+    For photographs also the closed-set accuracy over the labels; for a model of two experts the gates' means.
+    """
+    if photos is None and scenes is None:
+        raise ValueError("Name pictures to ask about: --photos FOLDER, --scenes FOLDER, or both.")
+    check_learned(model)
+    from app.quiz import quizzed
+
+    scores = quizzed(model, photos, scenes, limit)
     for name, value in scores.items():
-        print(f"{name:<20}{value:>10.0f}" if name == "questions" else f"{name:<20}{value:>10.1%}")
+        print(f"{name:<28}{value:>10.0f}" if name.endswith("questions") else f"{name:<28}{value:>10.1%}")
     write_json(file, scores)
 
 
@@ -374,13 +390,22 @@ def check_learned(name: str) -> None:
         raise ValueError("The scripted expert is no model; choose nano or the folder of a checkpoint.")
 
 
-def load(name: str, anew: bool = False) -> Engine | RemoteEngine:
+def changes_of(model: str, schedule: str | None) -> Changes:
+    """What `--schedule` asks for. Raises `ValueError` for a policy that has none, or where it is not written so."""
+    from app.remote import schedule_of
+
+    if schedule is not None and model in ("expert", "random"):
+        raise ValueError(f"The {model} policy has no schedule: leave out --schedule.")
+    return schedule_of(schedule)
+
+
+def load(name: str, schedule: Changes = (), anew: bool = False) -> Engine | RemoteEngine:
     """A ready engine, the one that this process has or another one. `ValueError` in one sentence where it cannot be."""
     from app.remote import engine_of, shared_engine
 
     logging.getLogger("model.engine").disabled = True  # it logs a traceback; the sentence below says it all
     try:
-        return engine_of(name).wait() if anew else shared_engine(name)
+        return engine_of(name, schedule).wait() if anew else shared_engine(name, schedule)
     except RuntimeError as error:
         raise ValueError(str(error)) from None
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from tqdm import tqdm
@@ -16,11 +16,12 @@ from model.data.episodes import EpisodeWriter, attach_frames, missing_frames
 from model.data.scenes import SceneWriter
 from sim.collect import EPISODE_DEADLINE_S, Tally, collect, render_states
 from sim.interface import Episode, Policy
-from sim.tasks import KINDS, Kind, SceneSpec, sample_goal
+from sim.tasks import KINDS, Kind, SceneSpec, Variation, sample_goal
 from sim.worker import SimWorker, WorkerPool
 
 FRAME_SIZE = (320, 240)
 """Stored frames, width and height in pixels; the nano looks at 224 x 168."""
+LOOKS: frozenset[Variation] = frozenset(get_args(Variation))
 MOST_STEPS = 30
 """Still pictures are taken up to this many control steps into the expert's episode, so that the arm is in them."""
 
@@ -33,10 +34,12 @@ def collect_episodes(
     workers: int,
     render: bool,
     driver: Callable[[], Policy] | None = None,
+    vary: bool = False,
 ) -> Tally:
     """Record demonstrations into `out`; seeds that are there already are left out, so a stopped run goes on.
 
-    With a `driver` they are corrections: it plays first, then the expert takes over.
+    With a `driver` they are corrections: it plays first, then the expert takes over. `vary` changes light, table top
+    and camera from scene to scene.
 
     Raises `ValueError` where the seeds reach into those reserved for evaluation.
     """
@@ -52,6 +55,7 @@ def collect_episodes(
             done=writer.done_seeds(),
             tally=tally,
             driver=driver,
+            vary=LOOKS if vary else frozenset(),
         )
         for episode in recorded:
             writer.add(episode)
@@ -77,11 +81,13 @@ def render_missing(out: Path, workers: int) -> int:
         return sum(threads.map(attach, shards))
 
 
-def collect_scenes(out: Path, kinds: Sequence[Kind], scenes: int, seed_start: int, workers: int) -> int:
+def collect_scenes(
+    out: Path, kinds: Sequence[Kind], scenes: int, seed_start: int, workers: int, vary: bool = False
+) -> int:
     """Take one picture in each of `scenes` seeded scenes, with what is visible in it; returns how many are new."""
     writer = SceneWriter(out)
     done = writer.done()
-    orders = [still_order(kinds, seed) for seed in range(seed_start, seed_start + scenes)]
+    orders = [still_order(kinds, seed, vary) for seed in range(seed_start, seed_start + scenes)]
     orders = [order for order in orders if order.name not in done]
     if not orders:
         return 0
@@ -103,11 +109,12 @@ class StillOrder:
     steps: int
 
 
-def still_order(kinds: Sequence[Kind], seed: int) -> StillOrder:
+def still_order(kinds: Sequence[Kind], seed: int, vary: bool = False) -> StillOrder:
     """The picture of a seed: 1 to 5 further objects; one picture in three shows the untouched scene."""
     draw = np.random.default_rng([seed, 3])
     kind = kinds[seed % len(kinds)]
-    scene = SceneSpec(goal=sample_goal(kind, seed), seed=seed, distractors=int(draw.integers(1, 6)))
+    look = LOOKS if vary else frozenset()
+    scene = SceneSpec(goal=sample_goal(kind, seed), seed=seed, distractors=int(draw.integers(1, 6)), vary=look)
     return StillOrder(f"{seed:07d}", scene, max(0, int(draw.integers(-MOST_STEPS // 2, MOST_STEPS))))
 
 

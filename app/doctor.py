@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from app.system import TEST_FRAME, find_browser
@@ -118,17 +118,23 @@ def check_assets() -> Check:
     return Check("Assets", not missing, detail, "git checkout -- assets")
 
 
+def listed(files: Iterable[str], begun: bool) -> str:
+    """Every missing file on a line of its own; where a set is not there at all, its first file stands for it."""
+    files = list(files)
+    return "".join(f"\n{'':25}{name}" for name in files) if begun else f": {files[0]}, ..."
+
+
 def check_simpler() -> Check:
     """The official SimplerEnv scenes; never needed."""
-    from sim.twin_assets import EXTRA, EXTRA_HINT, FETCH, missing, root
+    from sim.twin_assets import BRIDGE, EXTRA_HINT, FETCH, is_extra, missing, root
 
     absent = missing()
     if not absent:
         return Check("SimplerEnv", True, f"official scenes in {root()}", needed=False)
-    names = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
-    extra = all(any(f"/models/{model}/" in path for model in EXTRA) for path in absent)
-    mend = f"{EXTRA_HINT} (tasks 79 and 80 alone need them)" if extra else FETCH
-    return Check("SimplerEnv", False, f"{len(absent)} files missing in {root()}: {names}", mend, needed=False)
+    detail = f"{len(absent)} files missing in {root()}{listed(absent, (root() / BRIDGE).is_dir())}"
+    extra = all(map(is_extra, absent))
+    mend = f"for tasks 79 and 80, which alone need these files, {EXTRA_HINT}" if extra else FETCH
+    return Check("SimplerEnv", False, detail, mend, needed=False)
 
 
 def check_google() -> Check:
@@ -138,8 +144,8 @@ def check_google() -> Check:
     absent = missing_google()
     if not absent:
         return Check("Google robot", True, f"official scenes in {real2sim()}", needed=False)
-    names = ", ".join(str(path) for path in absent[:2]) + ", ..."
-    return Check("Google robot", False, f"{len(absent)} files missing: {names}", GOOGLE_HINT, needed=False)
+    detail = f"{len(absent)} files missing{listed(map(str, absent), real2sim().is_dir())}"
+    return Check("Google robot", False, detail, GOOGLE_HINT, needed=False)
 
 
 def check_ffmpeg() -> Check:

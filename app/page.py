@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from starlette.middleware import Middleware
@@ -21,6 +21,9 @@ from app.sessions import Sessions
 from app.settings import Settings
 from app.views import ask, command, compare
 from sim.worker import EITHER, WorkerPool
+
+if TYPE_CHECKING:
+    from model.engine import Changes
 
 PITCH = "Tell a simulated robot arm what to do. It looks, says what it means to do, and does it."
 RECORDINGS = Path("recordings")
@@ -109,6 +112,7 @@ def serve(
     workers: int = 1,
     recordings: Path = RECORDINGS,
     settings: Settings = DEFAULTS,
+    schedule: Changes = (),
 ) -> None:
     """Serve the page until Ctrl+C; it opens at once, model and simulators come up in the background.
 
@@ -118,6 +122,7 @@ def serve(
         workers: simulators, that is rollouts at the same time.
         recordings: folder for finished rollouts.
         settings: limits of a public page.
+        schedule: changes of when the model thinks and plans.
 
     Raises:
         OSError: the port is taken.
@@ -125,7 +130,7 @@ def serve(
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     scenes.TEXT_LIMIT, pictures.MAX_BYTES = settings.text_characters, settings.picture_bytes  # read at every check
     log_as_json()
-    pilot: Pilot = Scripted() if model == "expert" else Learned(model)
+    pilot: Pilot = Scripted() if model == "expert" else Learned(model, schedule)
     recordings = recordings.resolve()
     recordings.mkdir(parents=True, exist_ok=True)
     with WorkerPool(workers, world=EITHER) as pool:

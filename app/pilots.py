@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from app.controller import Simulator, ThinkingPolicy
 from sim.interface import Action, Image, Observation
 from sim.twins import Scene
+
+if TYPE_CHECKING:
+    from model.engine import Changes
 
 State = Literal["loading", "ready", "failed"]
 LOADING_POLL_S = 0.2
@@ -54,13 +57,14 @@ class Learned:
 
     answers = True
 
-    def __init__(self, name: str) -> None:
-        """Start loading the model `name` in the background."""
+    def __init__(self, name: str, schedule: Changes = ()) -> None:
+        """Start loading the model `name` in the background; `schedule` is `model.engine.Engine`'s."""
         from app.remote import engine_of  # here, because torch takes seconds to import and the expert needs none of it
 
         self.name = name
         self._again = threading.Lock()
-        self._engine = engine_of(name)
+        self._schedule = schedule
+        self._engine = engine_of(name, schedule)
         self._engine.start()
 
     @property
@@ -83,7 +87,7 @@ class Learned:
 
         with self._again:
             if self._engine.state == "failed":
-                self._engine = engine_of(self.name)
+                self._engine = engine_of(self.name, self._schedule)
                 self.__dict__.pop("fingerprint", None)
                 self._engine.start()
 

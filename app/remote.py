@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 import weakref
@@ -40,7 +41,7 @@ from app.wire import (
 from sim.interface import Action, Image, Observation, Policy
 
 if TYPE_CHECKING:
-    from model.engine import Engine
+    from model.engine import Changes, Engine
 
 PATIENCE_S = 20.0
 """How long a server may be unreachable at the start before that is called a failure."""
@@ -62,24 +63,38 @@ def is_address(name: str) -> bool:
     return name.startswith(("http://", "https://"))
 
 
-def engine_of(name: str) -> Engine | RemoteEngine:
-    """The engine for a model's name: an address, or whatever `model.engine.Engine` takes. Neither is started."""
+def schedule_of(text: str | None) -> Changes:
+    """What `--schedule think_every=10,execute=4` asks for. Raises `ValueError` where it is written otherwise."""
+    parts = text.split(",") if text else []
+    changes = [re.fullmatch(r"\s*(\w+)=([1-9]\d{0,3})\s*", part) for part in parts]
+    if None in changes:
+        raise ValueError(f"Write a schedule as think_every=10,execute=4 (whole steps), not {text!r}.")
+    return tuple((change[1], int(change[2])) for change in changes if change)
+
+
+def engine_of(name: str, schedule: Changes = ()) -> Engine | RemoteEngine:
+    """The engine for a model's name: an address, or whatever `model.engine.Engine` takes. Neither is started.
+
+    Raises `ValueError` for a schedule where the model is served elsewhere.
+    """
     if is_address(name):
+        if schedule:
+            raise ValueError("A served model keeps its server's schedule: give --schedule to serve-model.")
         return RemoteEngine(name)
     from model.engine import Engine
 
-    return Engine(name)
+    return Engine(name, schedule=schedule)
 
 
 @cache
-def shared_engine(name: str) -> Engine | RemoteEngine:
+def shared_engine(name: str, schedule: Changes = ()) -> Engine | RemoteEngine:
     """The one engine of this process for a name, ready. `RuntimeError` with one sentence where it cannot be."""
-    return engine_of(name).wait()
+    return engine_of(name, schedule).wait()
 
 
-def policy_of(name: str, think: bool) -> Policy:
+def policy_of(name: str, think: bool, schedule: Changes = ()) -> Policy:
     """A policy of the model `name`, wherever this is called: it can be sent to another process."""
-    return shared_engine(name).policy(think)
+    return shared_engine(name, schedule).policy(think)
 
 
 class RemoteEngine:

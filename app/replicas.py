@@ -11,6 +11,8 @@ from sim.cluster import HERE, join
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
+    from model.engine import Changes
+
 NAME = "model"
 DRAIN_S = 600.0
 """How long a replica that is no longer needed may finish its rollouts."""
@@ -28,6 +30,7 @@ def deploy(
     rollouts: int = 4,
     batch: int = 1,
     gpus: float = 0.0,
+    schedule: Changes = (),
     cluster: str = HERE,
 ) -> Any:
     """Start serving and return the `ray.serve` module once the first replicas have loaded the model.
@@ -40,6 +43,7 @@ def deploy(
         rollouts: rollouts a copy should carry; it takes up to twice as many before the next ones wait.
         batch: rollouts of one copy whose actions are sampled in one pass; 1 gives what a local model gives, to the bit.
         gpus: GPUs per copy, a fraction where copies share one.
+        schedule: changes of when the model thinks and plans.
         cluster: address of a Ray cluster; "local" starts one on this machine.
 
     Raises:
@@ -53,7 +57,7 @@ def deploy(
         from app.model_server import application
         from model.engine import Engine
 
-        return application(Engine(model, batch=batch).wait())
+        return application(Engine(model, batch=batch, schedule=schedule).wait())
 
     scaling: dict[str, Any] = {"num_replicas": replicas}
     if most is not None and most > replicas:

@@ -6,6 +6,14 @@ from typing import Annotated
 
 import typer
 
+Schedule = Annotated[
+    str | None,
+    typer.Option(
+        help="Steps between renewals. nano: think_every=20,execute=8; released models: think_every=20,latent_every=1,"
+        "thought_tokens=50. Name what you change.",
+    ),
+]
+
 
 def serve_model(
     model: Annotated[str, typer.Option(help="`nano`, a checkpoint folder, or the hub id of a released run.")] = "nano",
@@ -16,6 +24,7 @@ def serve_model(
     rollouts: Annotated[int, typer.Option(min=1, help="Rollouts per copy before another one is started.")] = 4,
     batch: Annotated[int, typer.Option(min=1, help="Rollouts whose actions are sampled in one pass.")] = 1,
     gpus: Annotated[float, typer.Option(min=0, help="GPUs per copy; a fraction shares one.")] = 0.0,
+    schedule: Schedule = None,
     ray: Annotated[str, typer.Option(help="The Ray cluster, as HOST:PORT; `local` starts one here.")] = "local",
 ) -> None:
     """Put a model behind HTTP, on Ray Serve: `--model http://HOST:PORT` uses it from other machines."""
@@ -25,8 +34,10 @@ def serve_model(
     if model.startswith(("http://", "https://")):
         raise ValueError("This model is served already: name one that is on this machine.")
     check_port(host, port)
+    from app.remote import schedule_of
     from app.replicas import serve_model as serve_replicas
 
     serve_replicas(
-        model, host, port, replicas=replicas, most=most, rollouts=rollouts, batch=batch, gpus=gpus, cluster=ray
-    )
+        model, host, port, replicas=replicas, most=most, rollouts=rollouts, batch=batch, gpus=gpus, cluster=ray,
+        schedule=schedule_of(schedule),
+    )  # fmt: skip

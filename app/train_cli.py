@@ -10,6 +10,10 @@ import typer
 train = typer.Typer(help="Train a stage; a run that was stopped goes on with --resume.", no_args_is_help=True)
 
 Out = Annotated[Path, typer.Option(file_okay=False, help="Folder of the run; the best weights go to OUT/checkpoint.")]
+Photos = Annotated[
+    Path | None,
+    typer.Option(exists=True, file_okay=False, help="Photographs to ask about too: labels.jsonl, pictures."),
+]
 Minutes = Annotated[float | None, typer.Option(min=0.0, help="Stop after this much training time.")]
 Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps; the learning rate's schedule ends there.")]
 Seed = Annotated[int, typer.Option(min=0, help="Fixes order, noise and dropout.")]
@@ -21,16 +25,23 @@ def align(
     data: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Still pictures from `collect --scenes`.")],
     vision: Annotated[Path, typer.Option(exists=True, file_okay=False, help="DINOv2-S in Hugging Face's layout.")],
     out: Out,
+    photos: Photos = None,
     steps: Steps = 3000,
+    word_steps: Annotated[
+        int, typer.Option(min=1, help="Steps before that, in which the connector learns words.")
+    ] = 3000,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures per step and process.")] = 4,
     minutes: Minutes = None,
     seed: Seed = 0,
     resume: Resume = False,
 ) -> None:
-    """Teach DINOv2 and SmolLM2 to describe rendered scenes: connector, vision tail and one LoRA."""
+    """Teach DINOv2 and SmolLM2 to answer about scenes and photographs: connector, vision tail and one LoRA."""
     from model.training.align import run
 
     check_folder(out, resume)
-    run(data, vision, out, minutes=minutes, steps=steps, seed=seed)
+    run(
+        data, vision, out, photos=photos, minutes=minutes, steps=steps, word_steps=word_steps, batch=batch, seed=seed
+    )  # fmt: skip
 
 
 @train.command()
@@ -63,6 +74,7 @@ def stage2(
     aligned: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, help="Checkpoint whose LoRA is the language expert's.")
     ] = None,
+    photos: Photos = None,
     recipe: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Another stage2.yaml.")] = None,
     without: Annotated[
         Literal["experts", "descriptions", "frozen-backbone"] | None,
@@ -78,8 +90,8 @@ def stage2(
 
     check_folder(out, resume)
     run(
-        data, scenes, acting, aligned, out, minutes=minutes, steps=steps, seed=seed, recipe=recipe or RECIPE,
-        without=without,
+        data, scenes, acting, aligned, out, photos=photos, minutes=minutes, steps=steps, seed=seed,
+        recipe=recipe or RECIPE, without=without,
     )  # fmt: skip
 
 

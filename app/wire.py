@@ -84,11 +84,15 @@ class Picture(Message):
             raise Refused("This JPEG is damaged or none at all.") from None
 
 
+State = Annotated[list[FiniteFloat], Field(min_length=PROPRIO_DIM, max_length=PROPRIO_DIM)]
+
+
 class Seen(Message):
     """An `Observation`."""
 
-    proprio: Annotated[list[FiniteFloat], Field(min_length=PROPRIO_DIM, max_length=PROPRIO_DIM)]
+    proprio: State
     step: Annotated[int, Field(ge=0, le=MAX_STEP)]
+    measured: State | None = None
     picture: Picture | None = None
 
     @classmethod
@@ -99,12 +103,19 @@ class Seen(Message):
             picture = None if observation.jpeg is None else Picture(jpeg=observation.jpeg)
         elif image and observation.image is not None:
             picture = Picture.of(observation.image)
-        return cls(proprio=np.asarray(observation.proprio, float).tolist(), step=int(observation.step), picture=picture)
+        measured = observation.measured
+        return cls(
+            proprio=np.asarray(observation.proprio, float).tolist(),
+            step=int(observation.step),
+            measured=None if measured is None else np.asarray(measured, float).tolist(),
+            picture=picture,
+        )
 
     def observation(self) -> Observation:
         """Back again, bit for bit."""
         image = None if self.picture is None else self.picture.pixels()
-        return Observation(image, np.array(self.proprio, np.float32), self.step)
+        measured = None if self.measured is None else np.array(self.measured, np.float32)
+        return Observation(image, np.array(self.proprio, np.float32), self.step, measured)
 
 
 class Question(Message):

@@ -29,6 +29,7 @@ from model.config import InstructVLAConfig
 from model.data.statistics import ActionStatistics
 from model.instructvla import InstructVLA
 from model.language import load_llama
+from model.precision import fast_dtype
 from model.prompts import Prompter, load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -174,10 +175,11 @@ def save(model: InstructVLA, folder: Path, statistics: ActionStatistics | None =
         (folder / "statistics.json").write_text(json.dumps(statistics.to_dict(), indent=2))
 
 
-def load(folder: Path, base: Path | None = None, dtype: torch.dtype = torch.bfloat16) -> Loaded:
+def load(folder: Path, base: Path | None = None, dtype: torch.dtype | None = None) -> Loaded:
     """Rebuild a checkpoint from its folder and the backbone's (`base_weights` unless given).
 
-    The backbone is kept in bfloat16, the rest in `dtype` (coordinates always in float32): pass float32 to train on.
+    The backbone is kept in what is fast here (`fast_dtype`), and so is the rest unless `dtype` says otherwise
+    (coordinates always in float32): pass float32 to train on.
     Raises `ValueError` naming every tensor that does not match, or the file that is missing.
     """
     for name in ("config.json", "model.safetensors", "meta.json"):
@@ -188,7 +190,7 @@ def load(folder: Path, base: Path | None = None, dtype: torch.dtype = torch.bflo
     model = InstructVLA(config)
     load_llama(model.decoder, base)
     restore(model, folder)
-    model.store_in(dtype)
+    model.store_in(dtype or fast_dtype(), fast_dtype())
     measured = folder / "statistics.json"
     statistics = ActionStatistics.from_dict(json.loads(measured.read_text())) if measured.is_file() else None
     about = json.loads((folder / "meta.json").read_text())["about"]

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
@@ -18,9 +19,10 @@ from model.config import is_hub_id
 from model.ensemble import WIDOWX
 from model.instructvla import LanguageModel
 from model.language import DecoderCache
-from model.policy import InstructPolicy
+from model.policy import InstructPolicy, Schedule
 from model.released_checkpoints import Released
 from model.released_policy import ReleasedPolicy
+from model.released_policy import Schedule as ReleasedSchedule
 from model.streaming import inference, stream_text
 from model.tiling import MAX_TILES, tile
 from model.vision import preprocess
@@ -29,6 +31,8 @@ from sim.interface import Image
 logger = logging.getLogger(__name__)
 
 NANO = Path(__file__).resolve().parent.parent / "assets" / "checkpoints" / "nano"
+Changes = tuple[tuple[str, int], ...]
+"""Of a schedule: names and the values that replace its defaults."""
 MAX_ANSWER_TOKENS = 64
 """The nano was trained on answers of at most a sentence or two."""
 MAX_RELEASED_ANSWER_TOKENS = 200
@@ -41,12 +45,15 @@ class Engine:
     `name` is "nano" (the embedded checkpoint), the folder of a checkpoint, ours or a released run, or the hub id of a
     released run. `compat` names how faithful a released model is to what upstream got wrong (`model.config.COMPAT`).
     Of the rollouts that want actions at the same time, up to `batch` are sampled in one pass; one by one is to the bit
-    what each would get alone.
+    what each would get alone. `schedule` changes when the model's policies think and plan (`model.policy.Schedule`,
+    `model.released_policy.Schedule`).
     """
 
-    def __init__(self, name: str = "nano", compat: str = "released", batch: int = 1) -> None:
+    def __init__(
+        self, name: str = "nano", compat: str = "released", batch: int = 1, schedule: Changes = ()
+    ) -> None:
         self.name = name
-        self._compat, self._batch = compat, batch
+        self._compat, self._batch, self._changes = compat, batch, schedule
         self.state: Literal["loading", "ready", "failed"] = "loading"
         self.error: str | None = None
         self._done = threading.Event()
@@ -72,6 +79,7 @@ class Engine:
         try:
             self.loaded = self._read()
             self.model: LanguageModel = self.loaded.model
+            self._schedule = self._scheduled()
             self.model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
             if isinstance(self.loaded, Released):
                 self.loaded.model.settle()
@@ -95,17 +103,38 @@ class Engine:
             loaded.model.decoder.merge()
         return loaded
 
+    def _scheduled(self) -> Schedule | ReleasedSchedule:
+        """The model's own schedule with the changes asked for. Raises `ValueError` for one that it has no use for."""
+        kind = ReleasedSchedule if isinstance(self.loaded, Released) else Schedule
+        known, chunk = [field.name for field in fields(kind)], self.loaded.model.config.action.chunk
+        for name, value in self._changes:
+            if name not in known:
+                raise ValueError(f"its schedule has no {name!r}; it knows {', '.join(known)}")
+            if name == "execute" and value > chunk:
+                raise ValueError(f"it plans {chunk} actions at a time, fewer than execute={value}")
+        return kind(**dict(self._changes))
+
     def policy(self, think: bool) -> InstructPolicy | ReleasedPolicy:
         """A fresh closed-loop policy on this model's weights. Raises `ValueError` if it was never taught to."""
         self.wait()
-        loaded = self.loaded
+        loaded, schedule = self.loaded, self._schedule
         if isinstance(loaded, Released):
+            assert isinstance(schedule, ReleasedSchedule)
             measured = loaded.statistics_of(WIDOWX)
-            return ReleasedPolicy(loaded.model, loaded.prompter, measured, think=think, lock=self._lock)
+            return ReleasedPolicy(
+                loaded.model, loaded.prompter, measured, think=think, lock=self._lock, schedule=schedule
+            )
+        assert isinstance(schedule, Schedule)
         if loaded.statistics is None:
             raise ValueError(f"{self.name} answers questions but has not been taught to act: train stage 1 first.")
         return InstructPolicy(
-            loaded.model, loaded.prompter, loaded.statistics, think=think, lock=self._lock, sample=self._sampler
+            loaded.model,
+            loaded.prompter,
+            loaded.statistics,
+            think=think,
+            lock=self._lock,
+            sample=self._sampler,
+            schedule=schedule,
         )
 
     def ask(

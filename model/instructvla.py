@@ -55,13 +55,28 @@ class LanguageModel(nn.Module):
         return embeds.masked_scatter(image_positions[..., None], image_tokens.to(embeds.dtype))
 
     def language(self, batch: Batch, view: View) -> tuple[Tensor, Tensor]:
-        """LM loss and latent actions (B, Q, D) of full sequences (Q is 0 where none has queries)."""
-        hidden, _ = self.decoder(self.embed(batch.ids, batch.image_positions, view.tokens))
-        latents = hidden[batch.query_positions].reshape(len(hidden), -1, hidden.shape[-1])
+        """LM loss, and a latent action (N, Q, D) for each of the N sequences or branches that end in queries."""
+        hidden, _ = self.read(batch, view)
+        return self.speech_loss(hidden, batch), self.latents(hidden, batch)
+
+    def read(self, batch: Batch, view: View) -> tuple[Tensor, Tensor]:
+        """Hidden states (B, T, D) and gates (B, T, K) of full sequences."""
+        return self.decoder(self.embed(batch.ids, batch.image_positions, view.tokens), branch=batch.branch)
+
+    def gate_states(self, batch: Batch, view: View) -> Tensor:
+        """What the scale head reads: the base's hidden states (B, T, D) of full sequences."""
+        return self.decoder.base_states(self.embed(batch.ids, batch.image_positions, view.tokens), batch.branch)
+
+    def latents(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """The latent actions (N, Q, D) among hidden states."""
+        return hidden[batch.query_positions].unflatten(0, (-1, self.queries))
+
+    def speech_loss(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Mean cross-entropy of the labelled tokens."""
         targets = batch.labels[:, 1:]
         supervised = targets != IGNORE  # the head is big: only positions that count pass through it
         logits = self.decoder.logits(hidden[:, :-1][supervised])
-        return F.cross_entropy(logits.float(), targets[supervised]), latents
+        return F.cross_entropy(logits.float(), targets[supervised])
 
     def open_prompt(
         self, prompt: PromptIds, view: View, room: int, shared: bool = False
@@ -78,7 +93,7 @@ class LanguageModel(nn.Module):
 class InstructVLA(LanguageModel):
     """Unified vision-language-action model (arXiv 2507.17520); weights are random until loaded."""
 
-    autocast = True
+    autocast = False
 
     def __init__(self, config: InstructVLAConfig) -> None:
         super().__init__(config.queries)
@@ -130,11 +145,12 @@ class InstructVLA(LanguageModel):
         steps = self.config.action.euler_steps
         return euler(lambda x, t: self.action_expert.velocity(context, x, t), noise, steps), context
 
-    def store_in(self, dtype: torch.dtype) -> None:
-        """Keep weights in `dtype` (the frozen backbone always in bfloat16), but what `is_exact` names in float32."""
+    def store_in(self, dtype: torch.dtype, base: torch.dtype) -> None:
+        """Keep weights in `dtype` (the frozen backbone in `base`), but what `is_exact` names in float32."""
         for name, parameter in self.named_parameters():
             parameter.data = parameter.data.to(torch.float32 if self.is_exact(name) else dtype)
-        self.decoder.cast_base(torch.bfloat16)
+        self.decoder.cast_base(base)
+        self.autocast = torch.bfloat16 in (dtype, base)
 
     @staticmethod
     def is_exact(name: str) -> bool:

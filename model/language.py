@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,9 @@ from torch import Tensor, nn
 from model.attention import attend
 from model.config import DecoderConfig, LoraConfig
 from model.experts import GatedLora, ScaleHead
+
+if TYPE_CHECKING:
+    from model.static import Rows, StaticStep
 
 IGNORE = -100
 """Label of a position that is not supervised."""
@@ -38,9 +42,7 @@ class DecoderCache:
     accident of upstream's text generation, kept for comparison.
     """
 
-    def __init__(
-        self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, shared: bool = False
-    ) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, shared: bool = False) -> None:
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros_like(self.keys)
         self._rows = [list(zip(*pair, strict=True)) for pair in zip(self.keys, self.values, strict=True)]
@@ -80,7 +82,7 @@ class DecoderCache:
 
 
 @dataclass(frozen=True)
-class _Pass:
+class Pass:
     """What all layers share during one traversal."""
 
     cos: Tensor
@@ -88,7 +90,7 @@ class _Pass:
     bias: Tensor | None
     gates: Tensor | None
     adapt: bool
-    cache: DecoderCache | None
+    cache: DecoderCache | Rows | None
     slot: int
 
 
@@ -120,7 +122,7 @@ class Attention(nn.Module):
         self.qkv = GatedLora(config.dim, (config.dim, kv_width, kv_width), lora, bias=config.qkv_bias)
         self.out = GatedLora(config.dim, (config.dim,), lora)
 
-    def forward(self, x: Tensor, run: _Pass, layer: int) -> Tensor:
+    def forward(self, x: Tensor, run: Pass, layer: int) -> Tensor:
         """(B, T, dim) to (B, T, dim)."""
         heads = self.qkv(x, run.gates, run.adapt).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         rotated, value = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=1)
@@ -140,7 +142,7 @@ class GatedMlp(nn.Module):
         self.up = GatedLora(config.dim, (config.mlp,), lora)
         self.down = GatedLora(config.mlp, (config.dim,), lora)
 
-    def forward(self, x: Tensor, run: _Pass) -> Tensor:
+    def forward(self, x: Tensor, run: Pass) -> Tensor:
         """(B, T, dim) to (B, T, dim)."""
         return self.down(F.silu(self.gate(x)) * self.up(x, run.gates, run.adapt), run.gates, run.adapt)
 
@@ -155,10 +157,23 @@ class Layer(nn.Module):
         self.norm2 = RMSNorm(config.dim, config.norm_eps)
         self.mlp = GatedMlp(config, lora)
 
-    def forward(self, x: Tensor, run: _Pass, layer: int) -> Tensor:
+    def forward(self, x: Tensor, run: Pass, layer: int) -> Tensor:
         """(B, T, dim) to (B, T, dim)."""
         x = x + self.attention(self.norm1(x), run, layer)
         return x + self.mlp(self.norm2(x), run)
+
+
+def branches_apart(branch: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions (B, T) and what each token sees (B, T, T) where sequences share their beginning.
+
+    `branch` (B, T) is 0 at what is shared and the same number all along a branch, which sees that and itself.
+    """
+    index = torch.arange(branch.shape[1], device=branch.device)
+    same = branch[:, :, None] == branch[:, None, :]
+    first = same.int().argmax(-1)
+    shared = (branch == 0).sum(1, keepdim=True)
+    positions = torch.where(branch == 0, index, shared + index - first)
+    return positions, (same | (branch == 0)[:, None, :]) & (index <= index[:, None])
 
 
 class Decoder(nn.Module):
@@ -174,6 +189,8 @@ class Decoder(nn.Module):
         self.config = config
         self.experts = lora.experts
         self.merged = False
+        self.static: StaticStep | None = None
+        """How `generate` takes its steps, where not by `forward`."""
         self._waves: tuple[Tensor, Tensor] | None = None
         self.embedding = nn.Embedding(config.vocab, config.dim).requires_grad_(False)
         self.new_rows = nn.Parameter(torch.randn(extra_tokens, config.dim) * 0.02)
@@ -227,45 +244,70 @@ class Decoder(nn.Module):
         nothing.
         """
         passes = 1 if self.scale_head is None else 2
+        if self.static is not None:
+            capacity = self.static.capacity(capacity)
         config, weight = self.config, self.embedding.weight
         shared = shared and passes == 2
         rows, length = (1, 2 * capacity) if shared else (passes, capacity)
         shape = (rows, config.layers, batch, config.kv_heads, length, config.dim // config.heads)
         return DecoderCache(shape, weight.dtype, weight.device, shared)
 
-    def forward(self, embeds: Tensor, cache: DecoderCache | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, embeds: Tensor, cache: DecoderCache | None = None, branch: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Embeddings (B, T, dim) to hidden states after the final norm (B, T, dim) and gates (B, T, K).
 
         With a cache the T tokens follow those it holds, and are added to it. Raises `ValueError` if they do not fit.
+        With `branch` (B, T), for training, sequences that begin alike are laid out as one: see `branches_apart`.
         """
         batch, tokens, _ = embeds.shape
         if cache is not None:
             cache.check(batch, tokens)
         if self.scale_head is None:
             gates = embeds.new_ones(batch, tokens, 1, dtype=torch.float32)
-            hidden = self._traverse(embeds, None, not self.merged, cache, 0)
+            hidden = self._traverse(embeds, None, not self.merged, cache, 0, branch)
         else:
             with torch.no_grad():
-                base = self._traverse(embeds, None, False, cache, 0)
+                base = self._traverse(embeds, None, False, cache, 0, branch)
             gates = self.scale_head(base)
-            hidden = self._traverse(embeds, gates, True, cache, 1)
+            hidden = self._traverse(embeds, gates, True, cache, 1, branch)
         if cache is not None:
             cache.length += tokens
         return hidden, gates
 
-    def _traverse(self, x: Tensor, gates: Tensor | None, adapt: bool, cache: DecoderCache | None, slot: int) -> Tensor:
+    @torch.no_grad()
+    def base_states(self, embeds: Tensor, branch: Tensor | None = None) -> Tensor:
+        """The gate pass alone: hidden states of the frozen base (B, T, dim), as the scale head reads them."""
+        return self._traverse(embeds, None, False, None, 0, branch)
+
+    def _traverse(
+        self,
+        x: Tensor,
+        gates: Tensor | None,
+        adapt: bool,
+        cache: DecoderCache | None,
+        slot: int,
+        branch: Tensor | None = None,
+    ) -> Tensor:
         tokens, dtype = x.shape[1], self.norm.weight.dtype
         position, past = (0, 0) if cache is None else (cache.length, cache.start(slot, tokens))
         bias = None
         if tokens > 1:  # no token sees a later one
             bias = x.new_full((tokens, past + tokens), -torch.inf, dtype=dtype).triu(past + 1)
-        cos, sin = self._rotary(position, tokens, x.device, dtype)
-        run = _Pass(cos, sin, bias, gates, adapt, cache, slot)
+        cos, sin = self.rotary(position, tokens, x.device, dtype)
+        if branch is not None:
+            positions, seen = branches_apart(branch)
+            cos, sin = cos[positions][:, None], sin[positions][:, None]
+            bias = torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, -torch.inf)[:, None]
+        return self.through(x, Pass(cos, sin, bias, gates, adapt, cache, slot))
+
+    def through(self, x: Tensor, run: Pass) -> Tensor:
+        """Embeddings (B, T, dim) to the final norm's output (B, T, dim)."""
         for index, layer in enumerate(self.layers):
             x = layer(x, run, index)
         return self.norm(x)
 
-    def _rotary(self, start: int, tokens: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def rotary(self, start: int, tokens: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines (T, head_dim) of positions start .. start + tokens - 1, from a table that grows.
 
         The first half of the sines is negative: they multiply the head's halves as swapped by a roll.
@@ -307,6 +349,7 @@ class Decoder(nn.Module):
         Exhausted, the iterator leaves the prompt and every yielded token in the cache, ready for what comes next.
         """
         hidden, mixed = self(embeds, cache)
+        advance = self if self.static is None or cache.shared else self.static
         for _ in range(max_new_tokens):
             logits = self.logits(hidden[0, -1])
             token = int((logits[: self.config.vocab] if text_only else logits).argmax())
@@ -315,7 +358,7 @@ class Decoder(nn.Module):
             if gates is not None:
                 gates.append(float(mixed[0, -1, 0]))
             yield token
-            hidden, mixed = self(self.embed(torch.tensor([[token]], device=embeds.device)), cache)
+            hidden, mixed = advance(self.embed(torch.tensor([[token]], device=embeds.device)), cache)
 
 
 def load_llama(decoder: Decoder, source: Path | Mapping[str, Tensor]) -> None:

@@ -3,7 +3,7 @@
 Every `EXECUTE` steps the action expert looks at the current picture and samples a chunk, of which that many actions
 are executed. At the first such plan after `REFRESH` steps the decoder also reads the picture, thinks if asked to, and
 leaves a new latent action (paper section 4.3 refreshes reasoning every 20 steps too). Training pairs each latent with
-pictures up to `REFRESH` steps younger, so an older latent is hardly new to the expert.
+pictures up to `REFRESH` steps younger, so an older latent is hardly new to the expert. `Schedule` changes both.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -32,6 +33,14 @@ NOISE = 0.1
 MAX_THOUGHT_TOKENS = 50
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """Steps between thoughts, each with a new latent action, and how many actions of a chunk are carried out."""
+
+    think_every: int = REFRESH
+    execute: int = EXECUTE
+
+
 class InstructPolicy:
     """A rollout's view of a shared model: implements `sim.interface.Policy`, plus a stream of its thoughts."""
 
@@ -44,11 +53,12 @@ class InstructPolicy:
         think: bool,
         lock: threading.Lock,
         sample: Sampler | None = None,
+        schedule: Schedule = Schedule(),
     ) -> None:
         """`sample` is shared by the policies that may be sampled together; None: this one always alone."""
         self._model, self._prompter, self._statistics, self._lock = model, prompter, statistics, lock
         self._sample = sample or Batcher(model, lock)
-        self._think = think
+        self._think, self._schedule = think, schedule
         self.timings: dict[str, float] = {}
         self.reset("")
 
@@ -103,20 +113,16 @@ class InstructPolicy:
 
     @property
     def _latents_due(self) -> bool:
-        return self._latents is None or self._age >= REFRESH
+        return self._latents is None or self._age >= self._schedule.think_every
 
     def think(self, observation: Observation, should_stop: Callable[[], bool] | None = None) -> Iterator[str]:
         """Stream the thought about this observation, in pieces of text; the following `act` uses it."""
         started = time.perf_counter()
         view = self._see(observation)
         with self._guard():
-            embeds, cache = self._model.open_prompt(
-                self._prompter.think(self.instruction), view, MAX_THOUGHT_TOKENS
-            )
+            embeds, cache = self._model.open_prompt(self._prompter.think(self.instruction), view, MAX_THOUGHT_TOKENS)
         gates: list[float] = []
-        tokens = self._model.decoder.generate(
-            embeds, cache, MAX_THOUGHT_TOKENS, self._prompter.stop_ids, gates=gates
-        )
+        tokens = self._model.decoder.generate(embeds, cache, MAX_THOUGHT_TOKENS, self._prompter.stop_ids, gates=gates)
         self.thought = ""
         for piece in stream_text(self._model, self._prompter, tokens, self._lock, should_stop):
             self.thought += piece
@@ -167,7 +173,7 @@ class InstructPolicy:
             trunk = view.trunk
         chunk, points = self._sample(trunk, self._latents, proprio, noise)
         self._prefix = self._view = None
-        self._queue = list(self._statistics.unnormalise(chunk[0].float().cpu().numpy())[:EXECUTE])
+        self._queue = list(self._statistics.unnormalise(chunk[0].float().cpu().numpy())[: self._schedule.execute])
         source, target = points[0].tolist()
         self.focus = {"source": tuple(source), "target": tuple(target)}
         timings["flow"] = 1e3 * (time.perf_counter() - started)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -18,6 +19,8 @@ from torch.nn.utils.rnn import pad_sequence
 from model.config import InstructVLAConfig, ReleasedConfig
 from model.language import IGNORE
 
+PADDING = -1
+"""Branch of what fills up a shorter sequence."""
 EXTRA_TOKENS = 3
 """New vocabulary rows beside the queries: start of picture, end of picture, picture slot; in this order after them."""
 
@@ -38,21 +41,25 @@ class PromptIds:
     """(T,) bool, true at the picture's slots."""
     query_positions: Tensor
     """(T,) bool, true at the latent queries."""
+    branch: Tensor | None = None
+    """(T,) int64 where sequences share a picture (`share_picture`): 0 at what is shared, then each one's number."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Right-padded sequences, each field (B, T); `mask` is true at real tokens."""
+    """Right-padded sequences, each field (B, T); `mask` is true at real tokens, `branch` None where all stand alone."""
 
     ids: Tensor
     labels: Tensor
     image_positions: Tensor
     query_positions: Tensor
     mask: Tensor
+    branch: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        return Batch(**{name: value.to(device) for name, value in vars(self).items()})
+        moved: dict[str, Any] = {name: x if x is None else x.to(device) for name, x in vars(self).items()}
+        return Batch(**moved)
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -70,7 +77,31 @@ def collate(prompts: Sequence[PromptIds]) -> Batch:
 
     lengths = torch.tensor([len(prompt.ids) for prompt in prompts])
     mask = torch.arange(int(lengths.max())) < lengths[:, None]
-    return Batch(pad("ids", 0), pad("labels", IGNORE), pad("image_positions", 0), pad("query_positions", 0), mask)
+    branch = None
+    if any(prompt.branch is not None for prompt in prompts):
+        rows = [torch.zeros_like(p.ids) if p.branch is None else p.branch for p in prompts]
+        branch = pad_sequence(rows, batch_first=True, padding_value=PADDING)
+    columns = pad("ids", 0), pad("labels", IGNORE), pad("image_positions", 0), pad("query_positions", 0)
+    return Batch(*columns, mask, branch)
+
+
+def share_picture(prompts: Sequence[PromptIds]) -> PromptIds:
+    """Training sequences about one picture as a single one, in which the picture is paid for once.
+
+    What they begin with, up to the picture's end, comes first; then each one's own rest, a branch that sees the shared
+    part and itself alone (`Decoder.forward`). Raises `ValueError` where they do not begin alike.
+    """
+    shared = int(prompts[0].image_positions.nonzero()[-1]) + 1
+    if any(not torch.equal(prompt.ids[:shared], prompts[0].ids[:shared]) for prompt in prompts):
+        raise ValueError("Only sequences that begin with the same words and one picture can share it.")
+
+    def joined(name: str) -> Tensor:
+        own = [getattr(prompt, name) for prompt in prompts]
+        return torch.cat([own[0][:shared], *(part[shared:] for part in own)])
+
+    lengths = torch.tensor([shared, *(len(prompt.ids) - shared for prompt in prompts)])
+    branch = torch.arange(len(lengths)).repeat_interleave(lengths)
+    return PromptIds(joined("ids"), joined("labels"), joined("image_positions"), joined("query_positions"), branch)
 
 
 class Prompter:
@@ -95,9 +126,7 @@ class Prompter:
         """Open prompt for a thought, then `query_ids`."""
         return self._continued(self._user(THINK.format(instruction)))
 
-    def question(
-        self, text: str, tiles: Sequence[int] = (1,), history: Sequence[tuple[str, str]] = ()
-    ) -> PromptIds:
+    def question(self, text: str, tiles: Sequence[int] = (1,), history: Sequence[tuple[str, str]] = ()) -> PromptIds:
         """Open prompt for an answer about pictures of so many `tiles` each; none is plain chat.
 
         `history` holds (question, answer) turns before it about the same pictures. The nano knows one picture of one

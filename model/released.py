@@ -19,6 +19,7 @@ from model.language import Decoder, DecoderCache
 from model.prompts import PromptIds, collate
 from model.released_expert import ReleasedExpert
 from model.siglip import Siglip
+from model.static import StaticStep
 from model.vision import Connector, pixel_shuffle
 
 SMALL = 250_000_000
@@ -47,6 +48,8 @@ class ReleasedVLA(LanguageModel):
         if self.device.type == "cpu" and sum(weight.numel() for weight in self.parameters()) < SMALL:
             self.float()
         self.decoder.prepare()
+        if self.device.type == "cuda":
+            self.decoder.static = StaticStep(self.decoder)
 
     def encode(self, tiles: Tensor, pictures: Tensor | None = None) -> View:
         """Tiles (n, 3, S, S) for the decoder and pictures (B, I, 3, D, D) for the expert, both normalised.

@@ -17,7 +17,16 @@ import torch
 from numpy.typing import NDArray
 
 from model.data.statistics import ActionStatistics
-from model.ensemble import WIDOWX, Command, Control, Setup, matrix_from_rpy, rpy_from_matrix
+from model.ensemble import (
+    WIDOWX,
+    Command,
+    Control,
+    Setup,
+    google_proprio,
+    matrix_from_rpy,
+    rpy_from_matrix,
+    widowx_proprio,
+)
 from model.instructvla import View
 from model.language import DecoderCache
 from model.prompts import PromptIds
@@ -35,9 +44,6 @@ class Schedule:
     think_every: int = 20
     latent_every: int = 1
     thought_tokens: int = 50
-
-
-EVERY_STEP = Schedule()
 
 
 @dataclass
@@ -66,7 +72,7 @@ class ReleasedPolicy:
         think: bool,
         lock: threading.Lock,
         setup: Setup = WIDOWX,
-        schedule: Schedule = EVERY_STEP,
+        schedule: Schedule = Schedule(),
     ) -> None:
         self._model, self._prompter, self._statistics, self._lock = model, prompter, statistics, lock
         self._think = think and model.config.lora.experts > 1  # stage 1 was never taught to
@@ -188,9 +194,10 @@ class ReleasedPolicy:
         """Normalised proprio (1, 8) for the models that take it."""
         if not self._model.config.action.proprio_dim:
             return None
-        proprio = np.asarray(observation.proprio, np.float64).copy()
-        if self._setup.gripper == "absolute":  # the model's angles are about fixed axes, the interface's about moving
-            proprio[3:6] = rpy_from_matrix(matrix_from_rpy(-proprio[3:6]).T)
+        if observation.measured is None:
+            raise ValueError("This model takes the robot's measured state, which this simulator does not tell.")
+        convert = widowx_proprio if self._setup.gripper == "absolute" else google_proprio
+        proprio = convert(np.asarray(observation.measured, np.float64))
         return torch.from_numpy(self._statistics.normalise_proprio(proprio))[None].to(self._model.device)
 
     def _see(self, observation: Observation) -> View:

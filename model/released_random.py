@@ -23,9 +23,7 @@ CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT
 ONES = re.compile(r"(norm\d?|mlp1\.0)\.weight$|gamma$")
 
 
-def write_random_run(
-    folder: Path, config: ReleasedConfig, seed: int = 0, dtype: torch.dtype = torch.bfloat16
-) -> Path:
+def write_random_run(folder: Path, config: ReleasedConfig, seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> Path:
     """Write the run, tokenizer included, holding one tensor at a time; returns its folder.
 
     One LoRA expert makes it a stage 1, two a stage 2.

@@ -210,4 +210,3 @@ def _expert(book: _Book, config: ReleasedConfig) -> None:
         book.linear(f"{ours}.down", f"{theirs}.mlp.down_proj", action.mlp, dim, bias=False)
         book.take(f"{ours}.attention_norm.weight", f"{theirs}.input_layernorm.weight", dim)
         book.take(f"{ours}.mlp_norm.weight", f"{theirs}.post_attention_layernorm.weight", dim)
-

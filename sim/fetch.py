@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from sim.twin_assets import BRIDGE, EXTRA, FETCH, ROBOT, missing, root
+from sim.twin_assets import BRIDGE, EXTRA, EXTRA_HINT, FETCH, MODELS, ROBOT, is_extra, missing, real2sim, root
 
 TIMEOUT_S = 30.0
 BLOCK = 1 << 20
@@ -95,12 +95,30 @@ def fetch(
         say(f"{'':4}now in {folder / source.target}")
 
 
+def add_instruct_models(folder: Path | None = None, say: Callable[[str], None] = print) -> None:
+    """Copy what tasks 79 and 80 need besides from a checkout of ManiSkill2_real2sim, or say how to get that.
+
+    No archive of these models is published, nor a checksum. Arguments as for `fetch`.
+    """
+    folder, models = folder or root(), real2sim() / MODELS
+    for model in EXTRA:
+        target = folder / BRIDGE / MODELS / model
+        if all((target / name).is_file() for name in ("collision.obj", "textured.dae")):
+            continue
+        if not (models / model).is_dir():
+            say(f"Tasks 79 and 80 also need the models {' and '.join(EXTRA)}: {EXTRA_HINT}")
+            return
+        fresh = target.with_name(f".{model}.new")
+        for leftover in (fresh, target):
+            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.copytree(models / model, fresh)
+        fresh.rename(target)
+        say(f"{model}: copied from {models / model}")
+
+
 def _complete(source: Source, folder: Path) -> bool:
-    extra = tuple(f"/models/{model}/" for model in EXTRA)
     absent = [path for path in missing(folder=folder) if path.startswith(f"{source.target}/")]
-    return (folder / source.target / source.landmark).is_file() and all(
-        any(part in path for part in extra) for path in absent
-    )
+    return (folder / source.target / source.landmark).is_file() and all(map(is_extra, absent))
 
 
 def _download(source: Source, folder: Path) -> Path:

@@ -304,6 +304,12 @@ class Fractal:
         """What the scripted expert would do now; it stands still before drawers."""
         return expert_action(self.goal, self.snapshot())
 
+    def measured(self) -> NDArray[np.float32]:
+        """(8,), see `sim.interface.Observation`."""
+        position, turned = self.robot.tool()
+        x, y, z, w = turned.as_quat()
+        return np.array([*position, w, x, y, z, self.robot.opening()], dtype=np.float32)
+
     def proprio(self) -> NDArray[np.float32]:
         """(8,) as SimplerEnv's patched Google robot reports it: tool position xyz [m] and quaternion xyzw in the base
         frame, both measured, then how far the gripper is closed, 0..1."""

@@ -32,11 +32,14 @@ class Observation:
     the gripper pointing straight down, a constant 0, and the gripper's measured opening 0..1. Action deltas add to the
     commanded pose, which the arm follows with a lag of up to 4 cm.
     `image` is None when the step was taken without rendering.
+    `measured` is (8,) float32, `eef_pos` of SimplerEnv-Instruct: where the tool really is, xyz [m] and quaternion wxyz
+    in the base frame, and the gripper's measured opening 0..1; None in a simulator that does not tell.
     """
 
     image: Image | None
     proprio: NDArray[np.float32]
     step: int
+    measured: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)

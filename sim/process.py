@@ -93,8 +93,14 @@ class JpegObservation(Observation):
 
     jpeg: bytes | None
 
-    def __init__(self, jpeg: bytes | None, proprio: NDArray[np.float32], step: int) -> None:
-        fields = {"jpeg": jpeg, "proprio": proprio, "step": step}
+    def __init__(
+        self,
+        jpeg: bytes | None,
+        proprio: NDArray[np.float32],
+        step: int,
+        measured: NDArray[np.float32] | None = None,
+    ) -> None:
+        fields = {"jpeg": jpeg, "proprio": proprio, "step": step, "measured": measured}
         for name, value in fields.items():
             object.__setattr__(self, name, value)  # the base class is frozen
 
@@ -104,7 +110,7 @@ class JpegObservation(Observation):
         return None if self.jpeg is None else decode_jpeg(self.jpeg)
 
     def __reduce__(self) -> tuple[type[JpegObservation], tuple[Any, ...]]:
-        return JpegObservation, (self.jpeg, self.proprio, self.step)
+        return JpegObservation, (self.jpeg, self.proprio, self.step, self.measured)
 
 
 def encode_jpeg(image: Image, quality: int = LIVE_JPEG_QUALITY) -> bytes:
@@ -125,7 +131,7 @@ def pack(value: Any) -> Any:
         return replace(value, observation=pack(value.observation))
     if isinstance(value, Observation):
         jpeg = None if value.image is None else encode_jpeg(value.image)
-        return JpegObservation(jpeg, value.proprio, value.step)
+        return JpegObservation(jpeg, value.proprio, value.step, value.measured)
     return value
 
 

@@ -71,7 +71,8 @@ class Tabletop:
         proprio = np.array(
             [*position, *tool_rpy(quaternion), 0.0, openness(self._world.finger_position())], dtype=np.float32
         )
-        return Observation(self._world.picture() if render else None, proprio, self._step)
+        picture = self._world.picture() if render else None
+        return Observation(picture, proprio, self._step, self._world.measured())
 
     @property
     def _active(self) -> SceneSpec:

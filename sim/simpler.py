@@ -67,7 +67,8 @@ class Simpler:
 
     def observe(self, render: bool = True) -> Observation:
         """What the robot sees and feels now."""
-        return Observation(self._environment.picture() if render else None, self._environment.proprio(), self._step)
+        place, picture = self._environment, self._environment.picture() if render else None
+        return Observation(picture, place.proprio(), self._step, place.measured())
 
     @property
     def _active(self) -> TwinScene:

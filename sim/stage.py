@@ -61,9 +61,19 @@ class Stage:
 
     # ---- state
 
+    @property
+    def _tool(self) -> sapien.Pose:
+        """Where the tool is, in the base frame."""
+        return self._robot.pose.inv() * self._arm.ee_link._objs[0].entity.pose
+
+    def measured(self) -> NDArray[np.float32]:
+        """(8,), see `sim.interface.Observation`."""
+        tool = self._tool
+        return np.array([*tool.p, *tool.q, openness(self.finger_position())], np.float32)
+
     def hand(self) -> dict[str, Any]:
         """The fields of `Snapshot` that describe the tool."""
-        tool = self._robot.pose.inv() * self._arm.ee_link._objs[0].entity.pose
+        tool = self._tool
         position, quaternion = self.commanded_pose()
         return {
             "tool": tool.p.astype(float),

@@ -36,7 +36,9 @@ _MODELS = {
     ),
 }
 EXTRA = ("orange", "opened_coke_can")
-"""Models of SimplerEnv-Instruct that ManiSkill's set lacks; `data/custom/models` of ManiSkill2_real2sim has them."""
+"""Models of SimplerEnv-Instruct that ManiSkill's set lacks; ManiSkill2_real2sim has them."""
+MODELS = "custom/models"
+"""Where models lie, in ManiSkill's Bridge set and in the folder `data` of ManiSkill2_real2sim alike."""
 
 
 def root() -> Path:
@@ -75,7 +77,7 @@ def missing_google() -> list[Path]:
     wanted = [google_urdf(layouts.COLOUR), custom / "mk_station_recolor.urdf"]
     wanted += [custom / f"info_pick_custom_{kind}.json" for kind in ("v0", "baked_tex_v1")]
     for model in (layouts.CAN, *layouts.NAMES):
-        folder = custom / "models" / model
+        folder = data / MODELS / model
         wanted += [folder / "collision.obj", visual_of(folder)]
     photos = ["google_coke_can_real_eval_1", "google_move_near_real_eval_1"]
     photos += [f"open_drawer_{stand}" for stand in layouts.STANDS]
@@ -96,7 +98,7 @@ def missing(twins: Iterable[str] = WIDOWX, folder: Path | None = None) -> list[s
             f"{BRIDGE}/stages/bridge_table_1_v{2 if sink else 1}.glb",
         ]
         for model in _MODELS[twin]:
-            place = f"{BRIDGE}/custom/models/{model}"
+            place = f"{BRIDGE}/{MODELS}/{model}"
             wanted += [f"{place}/collision.obj", f"{place}/{visual_of(base / place).name}"]
     return [path for path in dict.fromkeys(wanted) if not (base / path).is_file()]
 
@@ -111,16 +113,19 @@ def require(twin: str) -> None:
     absent = missing([twin])
     if not absent:
         return
-    if all(any(f"/models/{model}/" in path for model in EXTRA) for path in absent):
-        raise ValueError(f"{twin} needs {absent[0]} below {root()}; {EXTRA_HINT}.")
+    if all(is_extra(path) for path in absent):
+        raise ValueError(f"{twin} lacks {absent[0]} below {root()}; {EXTRA_HINT}")
     raise ValueError(
         f"{twin} needs SimplerEnv's own assets ({len(absent)} files are not in {root()}); get them with: {FETCH}"
     )
 
 
-EXTRA_HINT = (
-    "copy the folders orange and opened_coke_can from data/custom/models of github.com/simpler-env/ManiSkill2_real2sim"
-)
+EXTRA_HINT = f"{GOOGLE_HINT} (of it 8 MB are used, Apache-2.0); then: {FETCH}"
+
+
+def is_extra(path: str) -> bool:
+    """Whether a missing file belongs to what SimplerEnv-Instruct alone needs."""
+    return any(f"/{MODELS}/{model}/" in path for model in EXTRA)
 
 
 def _meshes(urdf: Path) -> list[str]:

@@ -10,12 +10,14 @@ import torch
 from PIL import Image, ImageDraw
 
 from model.config import ActionConfig, DecoderConfig, InstructVLAConfig, LoraConfig, VisionConfig
+from model.data import multimodal
 from model.data.episodes import split_of
+from model.data.multimodal import Mix, SceneTalks
 from model.data.questions import Thing, Turn
 from model.data.scenes import SceneDataset, SceneWriter
 from model.instructvla import InstructVLA
 from model.prompts import Prompter
-from model.training import align
+from model.training import align, answering
 from tests.tiny import byte_tokenizer
 
 torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
@@ -66,6 +68,11 @@ def prompter() -> Prompter:
     return Prompter(byte_tokenizer(), CONFIG)
 
 
+def questions(folder: Path, prompter: Prompter, seed: int) -> align.Questions:
+    talks = SceneTalks(SceneDataset(folder, "train"), CATALOG, turns=align.TURNS)
+    return align.Questions(Mix({"scene": talks}, {"scene": 1.0}, seed), prompter, CONFIG, 4)
+
+
 def test_scenes_are_read_back_split_by_seed_and_survive_a_crash(folder: Path) -> None:
     with (folder / "scenes.jsonl").open("a") as file:
         file.write('{"name": "0060", "se')
@@ -87,8 +94,7 @@ def test_only_the_connector_lora_new_rows_and_tail_are_trained(model: InstructVL
 
 
 def test_batches_depend_on_the_step_alone(folder: Path, prompter: Prompter) -> None:
-    scenes = SceneDataset(folder, "train")
-    one, other = (align.SceneQuestions(scenes, CATALOG, prompter, CONFIG, 4, seed=1) for _ in range(2))
+    one, other = (questions(folder, prompter, seed=1) for _ in range(2))
     one(0)
     assert torch.equal(one(7).text.ids, other(7).text.ids) and torch.equal(one(7).pixels, other(7).pixels)
     assert one(7).text.ids.shape != one(8).text.ids.shape or not torch.equal(one(7).text.ids, one(8).text.ids)
@@ -99,22 +105,23 @@ def test_what_is_taught_is_answered_and_scored(
 ) -> None:
     taught = [Turn("colour", "Hue?", "red"), Turn("shape", "Form?", "disc")]
     asked = [*taught, Turn("wrong word", "Hue?", "rod"), Turn("too short", "Form?", "dis")]
-    questions = align.SceneQuestions(SceneDataset(folder, "train"), CATALOG, prompter, CONFIG, 4, seed=0)
+    batches = questions(folder, prompter, seed=0)
     optimizer = torch.optim.AdamW([p for group in align.groups(model) for p in group.parameters], 1e-2)
     history = []
     for step in range(80):
         # One turn per sequence, as it is asked later.
-        monkeypatch.setattr(align, "conversation", lambda *args, step=step: [taught[step % 2]])
-        loss = align.losses(model, questions(step))["loss"]
+        monkeypatch.setattr(multimodal, "conversation", lambda *args, step=step: [taught[step % 2]])
+        loss = align.losses(model, batches(step))["loss"]
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         history.append(float(loss.detach()))
     assert history[-1] < 0.1 * history[0]
 
-    monkeypatch.setattr(align, "conversation", lambda *args: asked)
+    monkeypatch.setattr(answering, "conversation", lambda *args: asked)
     held_out = SceneDataset(folder, "held_out")
-    scores = align.exact_match(model.eval(), prompter, held_out, CATALOG)
+    scores = answering.scene_scores(model.eval(), prompter, held_out, CATALOG, "test", 50)
+    assert scores.pop("questions") == 4 * len(held_out)
     assert scores == {"exact match": 0.5, "colour": 1.0, "shape": 1.0, "wrong word": 0.0, "too short": 0.0}
 
     prompt = prompter.question("Form?")

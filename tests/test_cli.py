@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import app.cli as cli
 from app import bench, collecting, train_cli
+from app.settings import Settings
 from sim.evaluate import EpisodeResult, summarise
 from sim.interface import Observation, StepResult
 from sim.suite import load_suite
@@ -110,13 +111,34 @@ def test_serve_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     import app.page
 
     seen: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(app.page, "serve", lambda *arguments, settings: seen.append((*arguments, settings.queue)))
-    run("--model", "expert", "--host", "127.0.0.1", "--port", "0", "--workers", "3")
+    def serve(*given: Any, settings: Settings, schedule: Any) -> None:
+        seen.append((*given, settings.queue, schedule))
+
+    monkeypatch.setattr(app.page, "serve", serve)
+    schedule = "think_every=9, execute=4"
+    run("--model", "nano", "--host", "127.0.0.1", "--port", "0", "--workers", "3", "--schedule", schedule)
     monkeypatch.setattr(cli, "check_port", lambda host, port: None)
     settings = tmp_path / "settings.yaml"
     settings.write_text("queue: 5")
     run("--model", "expert", "--settings", str(settings))
-    assert seen == [("expert", "127.0.0.1", 0, 3, 32), ("expert", "127.0.0.1", 7860, 1, 5)]
+    assert seen[0] == ("nano", "127.0.0.1", 0, 3, 32, (("think_every", 9), ("execute", 4)))
+    assert seen[1] == ("expert", "127.0.0.1", 7860, 1, 5, ())
+
+
+@pytest.mark.parametrize(
+    ("model", "schedule", "complaint"),
+    [
+        ("nano", "often", "Write a schedule as think_every=10,execute=4 (whole steps), not 'often'"),
+        ("nano", "execute=0", "Write a schedule as"),
+        ("expert", "execute=4", "The expert policy has no schedule"),
+        ("http://127.0.0.1:9", "execute=4", "give --schedule to serve-model"),
+    ],
+)
+def test_a_schedule_that_cannot_be(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model: str, schedule: str, complaint: str
+) -> None:
+    command = ("evaluate", "--suite", "tabletop-basic", "--model", model, "--schedule", schedule)
+    assert complaint in fail(monkeypatch, capsys, *command)
 
 
 def test_a_taken_port_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,7 +246,8 @@ def test_train_passes_its_options_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     run("train", "align", "--data", data, "--vision", data, "--out", out, "--steps", "7", "--seed", "3")
     run("train", "stage1", "--data", data, "--aligned", data, "--out", out, "--minutes", "5", "--freeze-language")
     assert seen == [
-        (tmp_path, tmp_path, Path(out), {"minutes": None, "steps": 7, "seed": 3}),
+        (tmp_path, tmp_path, Path(out), {"minutes": None, "steps": 7, "seed": 3, "photos": None, "word_steps": 3000,
+                                         "batch": 4}),
         (tmp_path, tmp_path, Path(out), {"minutes": 5.0, "steps": 20_000, "seed": 0, "freeze_language": True,
                                              "without": None}),
     ]

@@ -104,7 +104,7 @@ def test_thinking_and_planners_arrive_where_they_belong(monkeypatch: pytest.Monk
         return report(model, {"a": "1", "b": "1", "c": "1"})
 
     monkeypatch.setattr("sim.evaluate.evaluate", play)
-    monkeypatch.setattr("app.remote.shared_engine", lambda name: Engine())
+    monkeypatch.setattr("app.remote.shared_engine", lambda *_: Engine())
     common = ["evaluate", "--suite", "tabletop-instruct"]
     run(*common, "--think", "off")
     own = load_suite("tabletop-instruct").tasks[0].instruction

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from sim import fetch as fetching
-from sim.fetch import Source, fetch
-from sim.twin_assets import BRIDGE, ROBOT
+from sim.fetch import Source, add_instruct_models, fetch
+from sim.twin_assets import BRIDGE, EXTRA, ROBOT
 
 
 def packed(files: dict[str, bytes], top: str) -> bytes:
@@ -154,6 +154,26 @@ def test_half_a_set_is_replaced_and_a_whole_one_left_alone(
     lines: list[str] = []
     fetch([scenes(server)], tmp_path, lines.append)
     assert lines == [f"scenes: already in {tmp_path / BRIDGE}"] and len(server.asked) == 1
+
+
+def test_the_models_of_tasks_79_and_80_come_from_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkout, folder = tmp_path / "data", tmp_path / "maniskill"
+    monkeypatch.setenv("MS2_REAL2SIM_ASSET_DIR", str(checkout))
+    lines: list[str] = []
+    add_instruct_models(folder, lines.append)
+    assert len(lines) == 1 and "orange and opened_coke_can" in lines[0] and "ManiSkill2_real2sim" in lines[0]
+    for model in EXTRA:
+        for name in ("collision.obj", "textured.dae", "colours.png"):
+            path = checkout / "custom" / "models" / model / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{model} {name}")
+    half = folder / BRIDGE / "custom" / "models" / "orange" / "collision.obj"
+    half.parent.mkdir(parents=True)
+    half.write_text("broken off")
+    add_instruct_models(folder, lines.append)
+    assert len(files(folder)) == 6 and half.read_text() == "orange collision.obj"
+    add_instruct_models(folder, lines.append)
+    assert len(lines) == 3, "there is nothing more to do"
 
 
 def test_no_server_and_no_page_are_one_sentence(server: Server, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from app.doctor import check_google
+from model.ensemble import google_proprio
 from sim import evaluate as evaluation
 from sim.fractal_layouts import layout
 from sim.google_robot import SIM_HZ, JointPath
@@ -144,6 +145,8 @@ def test_an_action_moves_the_tool_and_the_gripper_as_commanded(simulator: SimWor
     moved = seen.proprio[:3] - start[:3]
     assert moved[1] > 0.03 and moved[2] < -0.02 and abs(moved[0]) < 0.01
     assert start[7] == pytest.approx(0.0, abs=0.01) and 0.4 < seen.proprio[7] < 0.9
+    assert seen.measured is not None
+    np.testing.assert_allclose(google_proprio(seen.measured.astype(float)), seen.proprio, atol=1e-6)
     closed = seen.proprio[7]
     for _ in range(3):
         seen = simulator.step(WAIT, False).observation  # a small command repeats the last target

@@ -2,13 +2,14 @@
 
 import threading
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from model.instructvla import InstructVLA
-from model.policy import EXECUTE, REFRESH, InstructPolicy
+from model.policy import EXECUTE, REFRESH, InstructPolicy, Schedule
 from model.prompts import Prompter, collate
 from model.streaming import inference
 from model.vision import preprocess
@@ -27,8 +28,9 @@ def model() -> InstructVLA:
     return model
 
 
-def policy(model: InstructVLA, think: bool) -> InstructPolicy:
-    return InstructPolicy(model, Prompter(byte_tokenizer(), TINY), statistics(), think=think, lock=threading.Lock())
+def policy(model: InstructVLA, think: bool, **options: Any) -> InstructPolicy:
+    prompter = Prompter(byte_tokenizer(), TINY)
+    return InstructPolicy(model, prompter, statistics(), think=think, lock=threading.Lock(), **options)
 
 
 def rollout(pilot: InstructPolicy, steps: int, seed: int = 0) -> list[Action]:
@@ -81,6 +83,18 @@ def test_thoughts_are_due_at_the_start_and_after_the_refresh(model: InstructVLA)
         due.append(pilot.thinking_due)
         pilot.act(observation(step, image=pilot.needs_image))
     assert [step for step, flag in enumerate(due) if flag] == [0, -(-REFRESH // EXECUTE) * EXECUTE]
+
+
+def test_another_schedule(model: InstructVLA) -> None:
+    pilot = policy(model, think=True, schedule=Schedule(think_every=4, execute=2))
+    pilot.reset("pick up the cube")
+    needed, due = [], []
+    for step in range(9):
+        needed.append(pilot.needs_image)
+        due.append(pilot.thinking_due)
+        pilot.act(observation(step, image=pilot.needs_image))
+    assert [step for step, flag in enumerate(needed) if flag] == [0, 2, 4, 6, 8]
+    assert [step for step, flag in enumerate(due) if flag] == [0, 4, 8]
 
 
 def test_streamed_thought_gives_the_same_action_as_a_silent_one(model: InstructVLA) -> None:

@@ -17,7 +17,7 @@ import app.cli as cli
 from app import bench, bench_released
 from model.config import COMPAT, ReleasedConfig
 from model.engine import Engine
-from model.ensemble import GOOGLE, WIDOWX, Control, axis_angle, matrix_from_rpy
+from model.ensemble import GOOGLE, WIDOWX, Control, Setup, axis_angle, matrix_from_rpy
 from model.released_checkpoints import Released, find_run, plan, read
 from model.released_policy import ReleasedPolicy, Schedule
 from model.released_random import write_random_run
@@ -181,18 +181,24 @@ def test_only_models_without_state_see_the_crop(tmp_path: Path) -> None:
         bare.act(observation(image=False))
 
 
-def test_state_reaches_the_model_in_its_own_angles(tmp_path: Path) -> None:
+@pytest.mark.parametrize("setup", [WIDOWX, GOOGLE], ids=lambda setup: setup.statistics)
+def test_the_measured_state_reaches_the_model_as_upstream_gave_it(tmp_path: Path, setup: Setup) -> None:
+    """The commanded pose, which the nano is given, is not what a released model was trained on."""
     loaded = released(tmp_path, WITH_STATE)
-    pilot = policy(loaded)
-    moving = np.array([0.3, 0, 0.1, 0.4, -0.3, 0.8, 0, 1])
+    pilot = policy(loaded, setup=setup)
     from scipy.spatial.transform import Rotation
 
-    fixed = moving.copy()
-    fixed[3:6] = Rotation.from_euler("XYZ", moving[3:6]).as_euler("xyz")
-    state = pilot._state(replace(observation(), proprio=moving.astype(np.float32)))
+    turned = Rotation.from_euler("xyz", [0.4, -0.3, 0.8])
+    down = Rotation.from_matrix([[0, 0, 1], [0, 1, 0], [-1, 0, 0]])
+    x, y, z, w = (turned * down).as_quat()
+    measured = np.array([0.3, 0, 0.1, w, x, y, z, 0.75], np.float32)
+    state = pilot._state(replace(observation(), proprio=np.full(8, 9, np.float32), measured=measured))
     assert state is not None
-    expected = loaded.statistics[WIDOWX.statistics].normalise_proprio(fixed)
+    seen = [0.3, 0, 0.1, 0.4, -0.3, 0.8, 0, 0.75] if setup is WIDOWX else [0.3, 0, 0.1, x, y, z, w, 0.25]
+    expected = loaded.statistics[WIDOWX.statistics].normalise_proprio(np.array(seen))
     np.testing.assert_allclose(state[0].numpy(), expected, atol=1e-4)
+    with pytest.raises(ValueError, match="measured state, which this simulator does not tell"):
+        pilot.act(replace(observation(), measured=None))
 
 
 def test_rotations_reach_the_simulator_in_its_own_angles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,6 +258,20 @@ def test_the_engine_runs_a_run_folder(tmp_path: Path) -> None:
     assert isinstance("".join(engine.ask(image, "What is this?")), str)
 
 
+def test_the_engine_keeps_to_a_schedule(tmp_path: Path) -> None:
+    folder = str(write_random_run(tmp_path / "run", TINY_RELEASED, dtype=torch.float32))
+    changes = (("think_every", 3), ("latent_every", 2), ("thought_tokens", 4))
+    pilot = Engine(folder, schedule=changes).wait().policy(True)
+    pilot.reset("pick up the cube")
+    due = []
+    for step in range(4):
+        due.append(pilot.thinking_due)
+        pilot.act(observation(step))
+    assert due == [True, False, False, True]
+    with pytest.raises(RuntimeError, match="its schedule has no 'execute'; it knows think_every, latent_every"):
+        Engine(folder, schedule=(("execute", 2),)).wait()
+
+
 def test_a_broken_run_fails_in_one_sentence(tmp_path: Path) -> None:
     folder = write_random_run(tmp_path / "run", TINY_RELEASED)
     (folder / "dataset_statistics.json").unlink()
@@ -266,7 +286,7 @@ def test_ask_and_bench_take_a_run_folder(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(bench_released, "THOUGHT_TOKENS", 4)
     monkeypatch.setattr(bench, "LOADS", 1)
     text = command("bench", "--model", str(folder), "--times", "2", "--json", str(tmp_path / "bench.json"))
-    assert "caches save" in text and "peak host memory" in text
+    assert all(part in text for part in ("caches save", "bar: at least 5", "static shapes", "peak host memory"))
     rows = {row["name"]: row for row in json.loads((tmp_path / "bench.json").read_text())["rows"]}
     assert rows["act"]["unit"] == "Hz" and rows["decoding, thought"]["median"] > 0
 

@@ -19,6 +19,7 @@ from model.instructvla import View
 from model.language import Decoder, RMSNorm
 from model.released_checkpoints import Released, find_run, load, plan, read
 from model.released_random import write_random_run
+from model.static import SMALLEST, StaticStep
 from tests.tiny import TINY_RELEASED, observation
 from tests.upstream_sets import SETS
 
@@ -158,6 +159,52 @@ def test_preparing_experts_changes_nothing(runs: Path) -> None:
             decoder.prepare()
             after = decoder(embeds)
         assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+
+
+def test_static_shapes_decode_the_same(loaded: Released, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Same tokens, same logits, same latent action after them; and no shape changes, which is what a graph needs."""
+    model, prompt = loaded.model, loaded.prompter.think(TEXT)
+    static, shapes = StaticStep(model.decoder), set()
+
+    def seen(*inputs: Tensor) -> tuple[Tensor, ...]:
+        shapes.add(tuple(tensor.shape for tensor in inputs))
+        return static._read_all(*inputs)
+
+    monkeypatch.setattr(static, "_step", seen)
+    with torch.inference_mode():
+        view, outcomes = see(model, picture()), []
+        for step in (None, static):
+            monkeypatch.setattr(model.decoder, "static", step)
+            embeds, cache = model.open_prompt(prompt, view, 24)
+            said = list(model.decoder.generate(embeds, cache, 24, stop_ids=()))
+            cache.crop(cache.length - 4)  # what was written and dropped must stay unseen
+            word = model.decoder.embed(torch.tensor([[said[-5]]]))
+            hidden, gates = (step or model.decoder)(word, cache)
+            latents = model.plan(loaded.prompter.act_now(TEXT), view, cache, prompt.ids.tolist())
+            outcomes.append((said, model.decoder.logits(hidden), gates, latents, cache.length))
+    (growing, *numbers), (whole, *others) = outcomes
+    assert whole == growing and len(set(whole)) > 3
+    for one, other in zip(numbers, others, strict=True):
+        torch.testing.assert_close(other, one, atol=1e-5, rtol=1e-4)
+    assert len(shapes) == 1 and cache.capacity == SMALLEST
+    with pytest.raises(ValueError, match="do not fit a cache"):
+        cache.length = cache.capacity
+        static(word, cache)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+def test_a_replayed_token_is_the_same(loaded: Released, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = loaded.model.to("cuda")
+    try:
+        with torch.inference_mode():
+            view, outcomes = see(model, picture()), []
+            for step in (None, StaticStep(model.decoder)):
+                monkeypatch.setattr(model.decoder, "static", step)
+                embeds, cache = model.open_prompt(loaded.prompter.think(TEXT), view, 24)
+                outcomes.append(list(model.decoder.generate(embeds, cache, 24, stop_ids=())))
+        assert outcomes[0] == outcomes[1]
+    finally:
+        model.to("cpu")
 
 
 def test_rotary_table_grows_without_a_seam(runs: Path) -> None:

@@ -371,8 +371,11 @@ def test_connections_are_closed_with_their_policies(address: str) -> None:
 
 
 def test_an_observation_survives_the_way() -> None:
-    look = Observation(observation(3).image, np.array([0.1, 1e-9, -3, 1 / 3, 0, 1, 2, 3], np.float32), 7)
+    numbers = np.array([0.1, 1e-9, -3, 1 / 3, 0, 1, 2, 3], np.float32)
+    look = Observation(observation(3).image, numbers, 7, numbers[::-1])
     back = Seen.of(look).observation()
     np.testing.assert_array_equal(back.image, look.image)
     np.testing.assert_array_equal(back.proprio, look.proprio)
+    np.testing.assert_array_equal(back.measured, numbers[::-1])
+    assert Seen.of(Observation(None, numbers, 7)).observation().measured is None
     assert back.step == 7 and Seen.of(look, image=False).observation().image is None

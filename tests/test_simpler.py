@@ -13,6 +13,7 @@ import pytest
 
 from app import scenes
 from app.doctor import check_simpler
+from model.ensemble import widowx_proprio
 from sim import twin_assets
 from sim.evaluate import Journal, evaluate
 from sim.suite import SimplerSuite, TwinTask, load_suite
@@ -91,6 +92,22 @@ def test_only_what_a_scene_needs_has_to_be_there(tmp_path: Path) -> None:
     assert twin_assets.missing(["stack_cube"], tmp_path) == []
     rest = twin_assets.missing(["carrot_on_plate"], tmp_path)
     assert rest and all("carrot" in path or "plate" in path or "custom_v0.json" in path for path in rest)
+
+
+def test_the_doctor_names_every_file_of_a_set_that_is_not_whole(tmp_path: Path) -> None:
+    base = tmp_path / "maniskill" / "data"
+    for path in twin_assets.missing(folder=base):
+        if not twin_assets.is_extra(path):
+            (base / path).parent.mkdir(parents=True, exist_ok=True)
+            (base / path).write_text("<robot/>")
+    line = check_simpler()
+    needed = [f"{twin_assets.BRIDGE}/custom/models/{model}/{name}" for model in twin_assets.EXTRA
+              for name in ("collision.obj", "textured.dae")]  # fmt: skip
+    assert [text.strip() for text in line.detail.splitlines()[1:]] == needed
+    assert "ManiSkill2_real2sim" in line.mend and line.mend.endswith("python app.py assets fetch simpler")
+    (base / twin_assets.ROBOT / "wx250s.urdf").unlink()
+    line = check_simpler()
+    assert "robots/widowx/wx250s.urdf" in line.detail and line.mend == twin_assets.FETCH
 
 
 def test_the_page_offers_official_scenes_only_where_their_assets_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,6 +232,11 @@ def test_a_state_can_be_restored_and_proprio_is_the_commanded_pose(simulator: Si
     assert np.abs(seen.proprio[3:6]).max() < 0.1 and seen.proprio[7] == pytest.approx(1.0, abs=0.01)
     moved = simulator.step(np.array([0.01, -0.02, 0.01, 0, 0, 0.1, 1], dtype=np.float32), False).observation
     np.testing.assert_allclose(moved.proprio[:3] - seen.proprio[:3], [0.01, -0.02, 0.01], atol=1e-5)
+    assert moved.measured is not None
+    lagging = widowx_proprio(moved.measured.astype(float))  # what a released model is told
+    assert 0.001 < np.linalg.norm(lagging[:3] - moved.proprio[:3]) < 0.04
+    assert np.abs(lagging[3:6] - moved.proprio[3:6]).max() < 0.15 and lagging[6] == 0
+    assert lagging[7] == pytest.approx(moved.proprio[7])
     state = simulator.state()
     for _ in range(3):
         simulator.step(simulator.expert_action(), False)

@@ -14,9 +14,11 @@ from model.data.phrases import Annotation
 from model.data.splits import Split
 from model.data.vla_it import AnnotatedEpisode, write_vla_it
 from model.instructvla import InstructVLA
+from model.language import IGNORE
 from model.prompts import Prompter, collate
-from model.training import stage2
+from model.training import gates, stage2
 from model.training.align import Example
+from model.training.gates import warm_up
 from model.training.stage2 import ACTION, LANGUAGE, MixedData, Recipe
 from tests.test_stage1 import episode
 from tests.tiny import TINY, byte_tokenizer
@@ -69,7 +71,8 @@ def folders(tmp_path: Path, data: EpisodeDataset, monkeypatch: pytest.MonkeyPatc
 
 
 def mixture(data: EpisodeDataset, model: InstructVLA) -> MixedData:
-    return MixedData(data, PROMPTER, model, data.statistics(), EVERYWHERE, question, Recipe.load(), seed=0)
+    small = replace(Recipe.load(), action_pictures=2, sequences_per_picture=3)
+    return MixedData(data, PROMPTER, model, data.statistics(), EVERYWHERE, question, small, seed=0)
 
 
 def test_one_expert_comes_from_each_checkpoint(folders: tuple[Path, Path]) -> None:
@@ -80,14 +83,16 @@ def test_one_expert_comes_from_each_checkpoint(folders: tuple[Path, Path]) -> No
             torch.testing.assert_close(tensor[:, ACTION], acts.state_dict()[name][:, 0])
             torch.testing.assert_close(tensor[:, LANGUAGE], talks.state_dict()[name][:, 0])
         elif "scale_head" not in name:
-            torch.testing.assert_close(tensor, acts.state_dict()[name])
+            owner = talks if name.startswith(stage2.EYES) else acts
+            torch.testing.assert_close(tensor, owner.state_dict()[name])
 
 
 def test_it_starts_as_the_acting_model_where_the_gates_are_all_for_it(
     folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stage2, "ACTION_GATE", 1 - 1e-7)
-    generalist, acting = stage2.begin(*folders).model.eval(), checkpoints.load(folders[0], dtype=torch.float32).model
+    generalist = stage2.begin(folders[0], None).model.eval()
+    acting = checkpoints.load(folders[0], dtype=torch.float32).model
     batch = collate([PROMPTER.think_example("pick up the cube", "I will.")])
     view = acting.encode(torch.randn(1, 3, 28, 56))
     torch.testing.assert_close(
@@ -193,6 +198,24 @@ def test_ablated_models_train_and_come_back_from_disk(
     again = checkpoints.load(tmp_path / "ablated", dtype=torch.float32).model
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name].float(), tensor.float(), atol=0.02, rtol=0.02)
+
+
+def test_gates_begin_by_telling_requests_from_questions(
+    data: EpisodeDataset, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gates, "PASSES", 25)
+    torch.manual_seed(0)
+    model = stage2.begin(*folders).model.train()
+    source = mixture(data, model)
+    warm_up(model, stage2._for_gates(source, 12))
+    model.eval()
+    prompts, pixels, _ = next(stage2._for_gates(source, 1))
+    weights = model.read(prompts, model.encode(pixels))[1][..., ACTION]
+    talk, sight, _ = list(stage2._for_gates(source, 1))[1]
+    talked = model.read(talk, model.encode(sight))[1][..., ACTION]
+    assert weights[prompts.query_positions].mean() > 0.8 > 0.3 > talked[talk.labels != IGNORE].mean()
+    with pytest.raises(ValueError, match="no gates"):
+        warm_up(checkpoints.load(folders[0], dtype=torch.float32).model, [])
 
 
 def test_a_silent_recipe_still_adds_up() -> None:

@@ -57,4 +57,5 @@ def statistics() -> ActionStatistics:
 def observation(step: int = 0, image: bool = True) -> Observation:
     """A random picture that depends on the step alone."""
     picture = np.random.default_rng(step).integers(0, 255, (48, 64, 3)).astype(np.uint8)
-    return Observation(picture if image else None, np.zeros(8, np.float32), step)
+    measured = np.array([0.3, 0, 0.1, 1, 0, 0, 0, 1], np.float32)
+    return Observation(picture if image else None, np.zeros(8, np.float32), step, measured)

@@ -1,7 +1,8 @@
-"""Alignment: DINOv2 and SmolLM2, which have never met, learn to describe and answer about rendered scenes.
+"""Alignment: DINOv2 and SmolLM2, which have never met, learn to describe and answer about scenes and photographs.
 
-Trained: the connector, one LoRA, the new vocabulary rows, and the vision tail behind the trunk. The LM loss is on the
-answers alone. Several questions share one picture and one sequence, so that its tokens are paid for once.
+First the connector learns words alone (`model.training.words`). Then the connector, one LoRA, the new vocabulary rows,
+and the vision tail behind the trunk learn to answer; the LM loss is on the answers. Several questions share one picture
+and one sequence, so that its tokens are paid for once: as one conversation, or each as if it stood alone.
 """
 
 from __future__ import annotations
@@ -16,20 +17,25 @@ from tqdm import tqdm
 
 from model import checkpoints
 from model.config import NANO, InstructVLAConfig
-from model.data.questions import Turn, conversation
+from model.data.multimodal import Mix, PhotoTalks, SceneTalks, Source, Talk, TextTalks
+from model.data.photos import PhotoSet
 from model.data.scenes import SceneDataset
-from model.data.things import Catalog, catalog_of, load_catalog
+from model.data.things import Catalog, load_catalog
 from model.instructvla import InstructVLA
 from model.language import load_llama
-from model.prompts import Batch, Prompter, collate, load_tokenizer
-from model.training.answering import exact, shares
-from model.training.trainer import Group, ShuffledOrder, TrainingConfig, train
+from model.precision import fast_dtype
+from model.prompts import Batch, Prompter, PromptIds, collate, load_tokenizer, share_picture
+from model.training.answering import photo_scores, scene_scores
+from model.training.trainer import Group, TrainingConfig, train
+from model.training.words import labelled_photos, labelled_scenes, teach
 from model.vision import load_dinov2, preprocess
 
 CONNECTOR_LR, LANGUAGE_LR, VISION_LR = 1e-3, 4e-4, 5e-5
+SHARES = {"scene": 0.55, "photo": 0.4, "text": 0.05}
+"""Of the pictures; without photographs the others keep their proportion."""
 TURNS = 5
 """Questions per picture and sequence."""
-HELD_OUT = 64
+HELD_OUT = 48
 """Held-out pictures that every evaluation asks about."""
 
 
@@ -45,28 +51,32 @@ class Example:
         return Example(self.pixels.to(device), self.text.to(device))
 
 
-class SceneQuestions:
-    """Turns scenes into batches, each a function of the step alone; every visit of a picture asks something new."""
+class Questions:
+    """Turns a mix of pictures into batches, each a function of the step alone; every visit asks something new."""
 
-    def __init__(
-        self,
-        scenes: SceneDataset,
-        catalog: Catalog,
-        prompter: Prompter,
-        config: InstructVLAConfig,
-        batch: int,
-        seed: int,
-    ) -> None:
-        self._scenes, self._catalog, self._prompter, self._config = scenes, catalog, prompter, config
-        self._seed, self._order = seed, ShuffledOrder(len(scenes), batch, seed)
+    def __init__(self, mix: Mix, prompter: Prompter, config: InstructVLAConfig, pictures: int) -> None:
+        self._mix, self._prompter, self._config, self._pictures = mix, prompter, config, pictures
 
     def __call__(self, step: int) -> Example:
         """The batch of one training step."""
-        rows = [int(row) for row in self._order(step)]
-        draws = [hash((self._seed, step, row)) for row in rows]
-        stills = [self._scenes[row] for row in rows]
-        talks = [conversation(s.visible, self._catalog, draw, TURNS) for s, draw in zip(stills, draws, strict=True)]
-        return _example(self._scenes, rows, talks, self._prompter, self._config)
+        talks = self._mix(step, self._pictures)
+        texts = [self._told(talk, alone=(step + index) % 2 == 0) for index, talk in enumerate(talks)]
+        return Example(torch.stack([preprocess(talk.image, self._config.vision) for talk in talks]), collate(texts))
+
+    def _told(self, talk: Talk, alone: bool) -> PromptIds:
+        turns = [(turn.question, turn.answer) for turn in talk.turns]
+        if alone:
+            return share_picture([self._prompter.conversation([turn]) for turn in turns])
+        return self._prompter.conversation(turns)
+
+
+def sources(scenes: SceneDataset, catalog: Catalog, photos: PhotoSet | None, turns: int) -> dict[str, Source]:
+    """Where questions come from: scenes, plain knowledge about their objects and, where given, photographs."""
+    found: dict[str, Source] = {"scene": SceneTalks(scenes, catalog, turns=turns)}
+    found["text"] = TextTalks(catalog, turns=turns)
+    if photos is not None:
+        found["photo"] = PhotoTalks(photos, turns)
+    return found
 
 
 def losses(model: InstructVLA, example: Example) -> dict[str, Tensor]:
@@ -80,44 +90,59 @@ def run(
     vision: Path,
     out: Path,
     *,
+    photos: Path | None = None,
     minutes: float | None = None,
     steps: int = 3000,
-    batch: int = 8,
+    word_steps: int = 3000,
+    batch: int = 4,
     seed: int = 0,
-) -> dict[str, float]:
-    """Align a new nano on the scenes in `data`, starting from the DINOv2 weights in `vision`.
+) -> None:
+    """Align a new nano on the scenes in `data` and the labelled `photos`, from the DINOv2 weights in `vision`.
 
-    Keeps the best model under `out/checkpoint`; returns its held-out exact match, also in `out/scores.json`.
+    Keeps the best model under `out/checkpoint`, its held-out exact match in `out/scores.json`.
     Resumes when `out` holds an unfinished run. Raises `ValueError` where data or weights are missing.
     """
     torch.manual_seed(seed)
-    catalog = catalog_of(load_catalog(), "train")
-    train_set, held_out = SceneDataset(data, "train"), SceneDataset(data, "held_out")
+    catalog = load_catalog()
+    scenes = {split: SceneDataset(data, split) for split in ("train", "held_out")}
+    pictures = {split: PhotoSet(photos, split) for split in ("train", "validation")} if photos is not None else {}
     base = checkpoints.base_weights()
-    model, prompter = InstructVLA(NANO), Prompter(load_tokenizer(base), NANO)
+    tokenizer = load_tokenizer(base)
+    model, prompter = InstructVLA(NANO), Prompter(tokenizer, NANO)
     load_llama(model.decoder, base)
     load_dinov2(model.vision, vision)
-    model.decoder.cast_base(torch.bfloat16)
+    model.decoder.cast_base(fast_dtype())
     model.to("cuda" if torch.cuda.is_available() else "cpu")
+    words = [labelled_scenes(scenes[split], catalog, NANO.vision) for split in ("train", "held_out")]
+    for told, split in zip(words, pictures, strict=False):
+        told += labelled_photos(pictures[split])
+    teach(model, tokenizer, words[0], words[1], out / "words", word_steps, seed)
     scores: dict[str, float] = {}
 
     def evaluate() -> dict[str, float]:
         nonlocal scores
-        scores = exact_match(model, prompter, held_out, catalog)
+        scores = scene_scores(model, prompter, scenes["held_out"], catalog, "train", HELD_OUT)
+        if pictures:
+            told = photo_scores(model, prompter, pictures["validation"], HELD_OUT, closed=False)
+            scores |= {kind: share for kind, share in told.items() if kind.startswith("photo ")}
+            scores["photos"] = told["exact match"]
         tqdm.write("held out: " + ", ".join(f"{kind} {share:.0%}" for kind, share in scores.items()))
         return scores
 
     def keep() -> None:
-        checkpoints.save(model, out / "checkpoint", about=f"aligned on {len(train_set)} rendered scenes")
+        shown = f"{len(scenes['train'])} rendered scenes"
+        shown += f" and {len(pictures['train'])} photographs" if pictures else ""
+        checkpoints.save(model, out / "checkpoint", about=f"aligned on {shown}")
         (out / "scores.json").write_text(json.dumps(scores, indent=2))
 
     config = TrainingConfig(
-        folder=out, steps=steps, seed=seed, warmup=50, schedule="cosine", minutes=minutes, evaluate_every=250,
-        best=("exact match", "max"), workers=1,
+        folder=out, steps=steps, seed=seed, warmup=15, schedule="cosine", minutes=minutes, evaluate_every=250,
+        save_every=40, best=("exact match", "max"), workers=1,
     )  # fmt: skip
-    questions = SceneQuestions(train_set, catalog, prompter, NANO, batch, seed)
+    known = sources(scenes["train"], catalog, pictures.get("train"), TURNS)
+    mix = Mix(known, {name: SHARES[name] for name in known}, seed)
+    questions = Questions(mix, prompter, NANO, batch)
     train(model, groups(model), questions, lambda example: losses(model, example), config, evaluate, keep)
-    return dict(json.loads((out / "scores.json").read_text()))
 
 
 def groups(model: InstructVLA) -> list[Group]:
@@ -129,28 +154,3 @@ def groups(model: InstructVLA) -> list[Group]:
     for parameter in (*language, *vision, *connector):
         parameter.requires_grad_(True)
     return [Group(connector, CONNECTOR_LR), Group(language, LANGUAGE_LR), Group(vision, VISION_LR)]
-
-
-def exact_match(
-    model: InstructVLA, prompter: Prompter, scenes: SceneDataset, catalog: Catalog, turns: int = 8
-) -> dict[str, float]:
-    """Share of questions that greedy decoding answers word for word: over all ("exact match") and per kind.
-
-    Each question stands alone (`model.training.answering.exact`).
-    """
-    marks: list[tuple[str, bool]] = []
-    for row in range(min(HELD_OUT, len(scenes))):
-        talk = conversation(scenes[row].visible, catalog, scenes[row].seed, turns)
-        pixels = preprocess(scenes.frame(row), model.config.vision)
-        marks += zip((turn.kind for turn in talk), exact(model, prompter, pixels, talk), strict=True)
-    return shares(marks)
-
-
-def _example(
-    scenes: SceneDataset, rows: list[int], talks: list[list[Turn]], prompter: Prompter, config: InstructVLAConfig
-) -> Example:
-    pixels = torch.stack([preprocess(scenes.frame(row), config.vision) for row in rows])
-    # The caption names everything, so it comes last, where it cannot answer the other questions.
-    ordered = [sorted(talk, key=lambda turn: turn.kind == "caption") for talk in talks]
-    texts = [prompter.conversation([(turn.question, turn.answer) for turn in talk]) for talk in ordered]
-    return Example(pixels, collate(texts))

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from model.data.photos import PhotoSet, held_out
-from model.data.questions import Turn
+from model.data.questions import Turn, conversation
+from model.data.scenes import SceneDataset
+from model.data.splits import Split
+from model.data.things import Catalog, catalog_of
 from model.instructvla import InstructVLA
 from model.language import IGNORE
-from model.prompts import Prompter, collate
+from model.prompts import Prompter, collate, share_picture
 from model.vision import preprocess
-
-BATCH = 24
 
 
 def exact(model: InstructVLA, prompter: Prompter, pixels: Tensor, turns: Sequence[Turn]) -> list[bool]:
@@ -25,24 +26,17 @@ def exact(model: InstructVLA, prompter: Prompter, pixels: Tensor, turns: Sequenc
     Each question stands alone, so that no earlier answer helps. Greedy decoding gives an answer exactly if every one of
     its tokens is the most likely one after the true tokens before it, so one forward pass decides a whole batch.
     """
-    logits, targets, asked = _teacher_forced(model, prompter, pixels, [(turn.question, turn.answer) for turn in turns])
-    wrong = logits.argmax(-1) != targets[asked]
-    missed = torch.zeros_like(asked).masked_scatter(asked, wrong).any(1)
-    return [not miss for miss in missed.tolist()]
+    logits, targets, owner = _teacher_forced(model, prompter, pixels, [(turn.question, turn.answer) for turn in turns])
+    missed = set(owner[logits.argmax(-1) != targets].tolist())
+    return [index not in missed for index in range(len(turns))]
 
 
-def best_answer(
-    model: InstructVLA, prompter: Prompter, pixels: Tensor, question: str, answers: Sequence[str]
-) -> str:
+def best_answer(model: InstructVLA, prompter: Prompter, pixels: Tensor, question: str, answers: Sequence[str]) -> str:
     """Which of some answers the model finds most likely, by the mean log-probability of its tokens."""
-    scores: list[float] = []
-    for start in range(0, len(answers), BATCH):
-        pairs = [(question, answer) for answer in answers[start : start + BATCH]]
-        logits, targets, asked = _teacher_forced(model, prompter, pixels, pairs)
-        likely = torch.log_softmax(logits.float(), -1).gather(-1, targets[asked][:, None])[:, 0]
-        total = torch.zeros(asked.shape, device=likely.device).masked_scatter(asked, likely)
-        scores += (total.sum(1) / asked.sum(1)).tolist()
-    return answers[max(range(len(answers)), key=scores.__getitem__)]
+    logits, targets, owner = _teacher_forced(model, prompter, pixels, [(question, answer) for answer in answers])
+    likely = torch.log_softmax(logits.float(), -1).gather(-1, targets[:, None])[:, 0]
+    total = torch.zeros(len(answers), device=likely.device).index_add(0, owner, likely)
+    return answers[int((total / owner.bincount(minlength=len(answers))).argmax())]
 
 
 def shares(marks: Iterable[tuple[str, bool]]) -> dict[str, float]:
@@ -54,13 +48,55 @@ def shares(marks: Iterable[tuple[str, bool]]) -> dict[str, float]:
     return {"exact match": sum(every) / len(every)} | {kind: sum(m) / len(m) for kind, m in sorted(right.items())}
 
 
+def scene_scores(
+    model: InstructVLA,
+    prompter: Prompter,
+    scenes: SceneDataset,
+    catalog: Catalog,
+    split: Split,
+    limit: int,
+    turns: int = 8,
+) -> dict[str, float]:
+    """How questions about the first `limit` scenes are answered, each asked alone in the words of a split.
+
+    "exact match" over all and per kind, and "questions", their number.
+    """
+    marks: list[tuple[str, bool]] = []
+    for row in range(min(limit, len(scenes))):
+        talk = conversation(scenes[row].visible, catalog_of(catalog, split), scenes[row].seed, turns, split)
+        pixels = preprocess(scenes.frame(row), model.config.vision)
+        marks += zip((turn.kind for turn in talk), exact(model, prompter, pixels, talk), strict=True)
+    return shares(marks) | {"questions": len(marks)}
+
+
+@torch.no_grad()
+def gate_means(
+    model: InstructVLA, prompter: Prompter, scenes: SceneDataset, catalog: Catalog, split: Split, limit: int
+) -> dict[str, float]:
+    """The first (action) expert's mean weight, 0..1, on what the model itself says: "gate text" on the words of answers
+    and thoughts, "gate queries" on the latent queries that follow a thought."""
+    told: dict[str, list[Tensor]] = {"gate text": [], "gate queries": []}
+    for row in range(min(limit, len(scenes))):
+        visible = scenes[row].visible
+        talk = conversation(visible, catalog_of(catalog, split), scenes[row].seed, 4, split)
+        names = sorted({catalog[name].name for name in visible if name in catalog and catalog[name].graspable})
+        asked = [prompter.conversation([(turn.question, turn.answer)]) for turn in talk]
+        asked += [prompter.think_example(f"pick up the {name}", f"I will pick up the {name}.") for name in names[:4]]
+        text = collate([share_picture(asked)]).to(model.device)
+        pixels = preprocess(scenes.frame(row), model.config.vision)[None].to(model.device)
+        weight = model.read(text, model.encode(pixels))[1][..., 0]
+        told["gate queries"].append(weight[text.query_positions])
+        told["gate text"].append(weight[(text.labels != IGNORE) & ~text.query_positions])
+    return {name: float(torch.cat(parts).mean()) for name, parts in told.items()}
+
+
 def photo_scores(
-    model: InstructVLA, prompter: Prompter, photos: PhotoSet, limit: int, seed: int = 0
+    model: InstructVLA, prompter: Prompter, photos: PhotoSet, limit: int, seed: int = 0, closed: bool = True
 ) -> dict[str, float]:
     """How `limit` photographs of a split are answered about.
 
     "exact match" over all questions and per kind; "closed set", the share of "what is this" where the right one of
-    `PhotoSet.names` is the most likely; "questions", their number.
+    `PhotoSet.names` is the most likely (left out unless `closed`: it takes long); "questions", their number.
     """
     chosen = random.Random(seed).sample(range(len(photos)), min(limit, len(photos)))
     asked: dict[int, list[Turn]] = {index: [] for index in chosen}
@@ -68,26 +104,28 @@ def photo_scores(
         if index in asked:
             asked[index].append(turn)
     marks: list[tuple[str, bool]] = []
-    closed: list[bool] = []
+    ranked: list[bool] = []
     for index, turns in asked.items():
         if not turns:
             continue
         pixels = preprocess(photos.image(index), model.config.vision)
         marks += zip((turn.kind for turn in turns), exact(model, prompter, pixels, turns), strict=True)
         for turn in turns:
-            if turn.kind == "photo what":
-                closed.append(best_answer(model, prompter, pixels, turn.question, photos.names) == turn.answer)
-    return shares(marks) | {"closed set": sum(closed) / max(1, len(closed)), "questions": len(marks)}
+            if closed and turn.kind == "photo what":
+                ranked.append(best_answer(model, prompter, pixels, turn.question, photos.names) == turn.answer)
+    found = shares(marks) | {"questions": len(marks)}
+    return found | {"closed set": sum(ranked) / max(1, len(ranked))} if closed else found
 
 
 @torch.no_grad()
 def _teacher_forced(
     model: InstructVLA, prompter: Prompter, pixels: Tensor, pairs: Sequence[tuple[str, str]]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits at the answers' tokens (N, V), the targets (B, T) and where they are asked for (B, T)."""
-    text = collate([prompter.conversation([pair]) for pair in pairs]).to(model.device)
-    tokens = model.encode(pixels[None].to(model.device)).tokens.expand(len(pairs), -1, -1)
-    hidden, _ = model.decoder(model.embed(text.ids, text.image_positions, tokens))
+    """Of all answers' N tokens: logits (N, V), targets (N,) and which pair each belongs to (N,)."""
+    text = collate([share_picture([prompter.conversation([pair]) for pair in pairs])]).to(model.device)
+    view = model.encode(pixels[None].to(model.device))
+    hidden, _ = model.decoder(model.embed(text.ids, text.image_positions, view.tokens), branch=text.branch)
     targets = text.labels[:, 1:]
     asked = targets != IGNORE
-    return model.decoder.logits(hidden[:, :-1][asked]), targets, asked
+    assert text.branch is not None
+    return model.decoder.logits(hidden[:, :-1][asked]), targets[asked], text.branch[:, 1:][asked] - 1

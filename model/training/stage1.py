@@ -166,7 +166,7 @@ class FrozenLanguageData(ActionData):
             steps = range(0, len(row), RENEWAL)
             prompts = collate([self._prompt(row, step, random) for step in steps]).to(model.device)
             pixels = torch.stack([self._pixels(index, step) for step in steps]).to(model.device)
-            with torch.autocast(model.device.type, torch.bfloat16):
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=model.autocast):
                 own[index] = model.language(prompts, model.encode(pixels))[1].cpu().bfloat16()
         shares: list[dict[int, Tensor] | None] = [own] * world
         if world > 1:

@@ -4,13 +4,13 @@ Two LoRA experts, the action one from stage 1 and a language one, are mixed per 
 expert is frozen; its losses still reach the latents through it. The language expert starts as the LoRA of the aligned
 model, that is of the vision-language model before it learned to act, so that nothing has to be learned twice.
 
-Each step takes `action_sequences` prompts on recorded episodes (direct commands, thoughts, descriptions, contexts,
-rewritten commands) and `multimodal_pictures` with questions. All ratios are in `stage2.yaml`.
+Each step takes `action_pictures` of recorded episodes with several sequences each (direct commands, thoughts,
+descriptions, contexts, rewritten commands) and `multimodal_pictures` with questions. All ratios are in `stage2.yaml`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -22,16 +22,21 @@ from torch import Tensor
 from model import checkpoints
 from model.checkpoints import Loaded
 from model.data.episodes import EpisodeDataset, EpisodeRow
+from model.data.multimodal import Mix
+from model.data.photos import PhotoSet
 from model.data.phrases import Kind
 from model.data.scenes import SceneDataset
 from model.data.splits import Split
 from model.data.statistics import ActionStatistics
-from model.data.things import catalog_of, load_catalog
+from model.data.things import load_catalog
 from model.data.vla_it import AnnotatedEpisode, read_vla_it
 from model.instructvla import InstructVLA
 from model.language import IGNORE
-from model.prompts import Prompter, PromptIds
-from model.training.align import Example, SceneQuestions, exact_match
+from model.precision import fast_dtype
+from model.prompts import Batch, Prompter, PromptIds, share_picture
+from model.training.align import HELD_OUT, Example, Questions, sources
+from model.training.answering import scene_scores
+from model.training.gates import warm_up
 from model.training.stage1 import ActionBatch, ActionData
 from model.training.trainer import Group, TrainingConfig, train
 
@@ -40,11 +45,15 @@ ANNOTATIONS = "annotations.json"
 RECIPE = Path(__file__).with_suffix(".yaml")
 ACTION, LANGUAGE = 0, 1
 """Which LoRA expert is which."""
+EYES = ("vision.", "connector.")
+"""How the decoder sees; the action expert's own look at the picture is not among it, but for the frozen trunk."""
 NEAR = 0.05
 """A point this close to the true one, in shares of the picture, has found its object."""
-TEST_SEQUENCES = 6
+TEST_PICTURES = 6
 ACTION_GATE = 0.95
 """Weight of the action expert on every token before the scale head has learned anything."""
+GATE_BATCHES = 30
+"""Batches of either kind from which the scale head learns where to begin."""
 CAPTION_REQUEST = "Describe what is on the table."
 """VLA-IT files hold captions without a request for one."""
 Ablation = Literal["experts", "descriptions", "frozen-backbone"]
@@ -58,10 +67,11 @@ class Recipe:
     """`stage2.yaml`, read."""
 
     sequences: Mapping[str, float]
-    action_sequences: int
+    action_pictures: int
+    sequences_per_picture: int
     multimodal_pictures: int
     turns: int
-    frames: int
+    multimodal: Mapping[str, float]
     weights: Mapping[str, float]
     learning_rate: Mapping[str, float]
 
@@ -77,6 +87,12 @@ class Recipe:
         if abs(sum(recipe.sequences.values()) - 1) > 1e-6:
             raise ValueError(f"{path.name}: the shares under `sequences` add up to {sum(recipe.sequences.values())}.")
         return recipe
+
+    def requests(self) -> Recipe:
+        """The same without what is half a talk: whose gates are clear from the first word on."""
+        rest = {kind: share for kind, share in self.sequences.items() if kind != "describe"}
+        total = sum(rest.values())
+        return replace(self, sequences={kind: share / total for kind, share in rest.items()})
 
     def silent(self) -> Recipe:
         """The same without questions and captions: their share goes to direct commands."""
@@ -107,8 +123,8 @@ class MixedData(ActionData):
         recipe: Recipe,
         seed: int,
     ) -> None:
-        super().__init__(episodes, prompter, model, statistics, seed, recipe.action_sequences, recipe.frames)
-        self._told, self._multimodal = told, multimodal
+        super().__init__(episodes, prompter, model, statistics, seed, recipe.action_pictures, frames=1)
+        self.told, self._multimodal, self._each = told, multimodal, recipe.sequences_per_picture
         self._kinds, self._shares = list(recipe.sequences), list(recipe.sequences.values())
 
     def mixed(self, step: int) -> MixedBatch:
@@ -116,7 +132,11 @@ class MixedData(ActionData):
         return MixedBatch(self(step), self._multimodal(step))
 
     def _prompt(self, row: EpisodeRow, step: int, random: np.random.Generator) -> PromptIds:
-        return self.said(str(random.choice(self._kinds, p=self._shares)), row, step, random)
+        # Evenly spread draws, and no sequence twice: a template command has but one form.
+        places = (random.random() + np.arange(self._each)) / self._each
+        kinds = [self._kinds[index] for index in np.searchsorted(np.cumsum(self._shares)[:-1], places, "right")]
+        said = [self.said(kind, row, step, random) for kind in kinds]
+        return share_picture(list({tuple(one.ids.tolist()): one for one in said}.values()))
 
     def said(self, kind: str, row: EpisodeRow, step: int, random: np.random.Generator) -> PromptIds:
         """The training sequence of a kind of `Recipe.sequences` for a moment of an episode."""
@@ -124,7 +144,7 @@ class MixedData(ActionData):
             return self.prompter.act_example(row.instruction)
         if kind == "think":
             return self.prompter.think_example(row.instruction, row.reply)
-        annotated = self._told.get(row.seed)
+        annotated = self.told.get(row.seed)
         choices = [one for told in TOLD[kind] for one in annotated.of(told)] if annotated is not None else []
         if not choices:  # a pair of another split, or a scene that nothing of this kind can be said about
             return self.prompter.think_example(row.instruction, row.reply)
@@ -154,17 +174,33 @@ def losses(model: InstructVLA, batch: MixedBatch, weights: Mapping[str, float]) 
         trunk, view = model.vision.trunk(action.pixels), model.encode(action.first)
         pictures = model.encode(talk.pixels)
     language, latents = model.language(action.prompts, view)
-    latents = latents.repeat_interleave(len(trunk) // len(latents), 0)
     parts = {
         "language": language,
         "multimodal": model.language(talk.text, pictures)[0],
-        **model.action_losses(trunk, latents, action.proprio, action.actions, action.valid, action.places, draws=1),
+        **model.action_losses(*_facing(action, trunk, latents), draws=1),
     }
     return {"loss": sum((weights[name] * value for name, value in parts.items()), torch.zeros(())), **parts}
 
 
+def _facing(
+    action: ActionBatch, trunk: Tensor, latents: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Arguments of `action_losses`: every latent action faces the observation of its picture."""
+    assert action.prompts is not None
+    times = action.prompts.query_positions.sum(1) // latents.shape[1]
+
+    def each(part: Tensor) -> Tensor:
+        return part.repeat_interleave(times, 0)
+
+    seen = each(trunk), latents, each(action.proprio)
+    return *seen, each(action.actions), each(action.valid), each(action.places)
+
+
 def begin(stage1: Path, aligned: Path | None, without: Ablation | None = None) -> Loaded:
     """A model of two experts: action from the checkpoint `stage1`, language from `aligned` (None: a fresh one).
+
+    The picture reaches the decoder through the aligned model's vision tail and connector; where stage 1 began at the
+    same model they are its own too.
 
     Without "experts" there is the acting one alone; without "frozen-backbone" the backbone is made ready to learn.
 
@@ -188,9 +224,11 @@ def begin(stage1: Path, aligned: Path | None, without: Ablation | None = None) -
                 tensor[:, ACTION] = stored[name][:, 0]
                 if spoken:
                     tensor[:, LANGUAGE] = spoken[name][:, 0]
+            elif name.startswith(EYES) and spoken:
+                tensor.copy_(spoken[name])
             elif name in stored:
                 tensor.copy_(stored[name])
-    model.store_in(torch.float32)
+    model.store_in(torch.float32, fast_dtype())
     if config.tuned_backbone:
         model.decoder.cast_base(torch.float32)
     head = model.decoder.scale_head
@@ -227,7 +265,7 @@ class Validation:
 
     data: MixedData
     multimodal: Callable[[InstructVLA], dict[str, float]]
-    batches: int = 12
+    batches: int = 4
 
     @torch.no_grad()
     def __call__(self, model: InstructVLA) -> dict[str, float]:
@@ -237,11 +275,11 @@ class Validation:
         model says itself.
         """
         random = np.random.default_rng(0)
-        chosen = random.permutation(len(self.data.steps))[: self.batches * TEST_SEQUENCES]
+        chosen = random.permutation(len(self.data.steps))[: self.batches * TEST_PICTURES]
         seen: dict[str, list[float]] = {}
-        for start in range(0, len(chosen) - TEST_SEQUENCES + 1, TEST_SEQUENCES):
+        for start in range(0, len(chosen) - TEST_PICTURES + 1, TEST_PICTURES):
             torch.manual_seed(start)
-            rows = [tuple(self.data.steps[i]) for i in chosen[start : start + TEST_SEQUENCES]]
+            rows = [tuple(self.data.steps[i]) for i in chosen[start : start + TEST_PICTURES]]
             for name, value in self._judge(model, self.data.batch(rows, random).to(model.device)).items():
                 seen.setdefault(name, []).append(value)
         return {name: float(np.mean(values)) for name, values in seen.items()} | self.multimodal(model)
@@ -249,19 +287,26 @@ class Validation:
     def _judge(self, model: InstructVLA, batch: ActionBatch) -> dict[str, float]:
         prompts, first = batch.prompts, batch.first
         assert prompts is not None and first is not None
-        view = model.encode(first)
-        hidden, gates = model.decoder(model.embed(prompts.ids, prompts.image_positions, view.tokens))
-        latents = hidden[prompts.query_positions].reshape(len(hidden), -1, hidden.shape[-1])
-        latents = latents.repeat_interleave(len(batch.pixels) // len(latents), 0)
-        trunk = model.vision.trunk(batch.pixels)
-        context = model.action_expert.context(trunk, latents, batch.proprio)
-        miss = (context.points[:, 0] - batch.places[:, 0, :2]).norm(dim=-1)
+        hidden, gates = model.read(prompts, model.encode(first))
+        seen = _facing(batch, model.vision.trunk(batch.pixels), model.latents(hidden, prompts))
+        trunk, latents, proprio, *_, places = seen
+        context = model.action_expert.context(trunk, latents, proprio)
+        miss = (context.points[:, 0] - places[:, 0, :2]).norm(dim=-1)
         spoken = (prompts.labels != IGNORE) & ~prompts.query_positions
-        parts = model.action_losses(trunk, latents, batch.proprio, batch.actions, batch.valid, batch.places, draws=1)
-        values = {"language": model.language(prompts, view)[0], "pointed": (miss < NEAR).float().mean(), **parts}
+        values = {"language": model.speech_loss(hidden, prompts), "pointed": (miss < NEAR).float().mean()}
+        values |= model.action_losses(*seen, draws=1)
         values["gate_queries"] = gates[prompts.query_positions][:, ACTION].mean()
         values["gate_text"] = gates[spoken][:, ACTION].mean()
         return {name: float(value) for name, value in values.items()}
+
+
+def _for_gates(data: MixedData, count: int) -> Iterator[tuple[Batch, Tensor, bool]]:
+    """Sequences and their pictures, requests and talks in turn."""
+    for step in range(count):
+        mixed = data.mixed(step)
+        assert mixed.action.prompts is not None and mixed.action.first is not None
+        yield mixed.action.prompts, mixed.action.first, False
+        yield mixed.multimodal.text, mixed.multimodal.pixels, True
 
 
 def run(
@@ -271,13 +316,14 @@ def run(
     aligned: Path | None,
     out: Path,
     *,
+    photos: Path | None = None,
     minutes: float | None = None,
     steps: int = 4000,
     seed: int = 0,
     recipe: Path = RECIPE,
     without: Ablation | None = None,
 ) -> None:
-    """Tune the checkpoint `stage1` on annotated episodes in `data` and pictures in `scenes`; see `begin`.
+    """Tune the checkpoint `stage1` on annotated episodes in `data`, pictures in `scenes` and `photos`; see `begin`.
 
     Keeps the best model under `out/checkpoint`. Resumes when `out` holds an unfinished run. Raises `ValueError` where
     something is missing.
@@ -290,9 +336,11 @@ def run(
     model, prompter, statistics = loaded.model, loaded.prompter, loaded.statistics
     assert statistics is not None
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    catalog, pictures = catalog_of(load_catalog(), "train"), settings.multimodal_pictures
-    questions = SceneQuestions(SceneDataset(scenes, "train"), catalog, prompter, model.config, pictures, seed)
-    held_out = SceneDataset(scenes, "held_out")
+    catalog, held_out = load_catalog(), SceneDataset(scenes, "held_out")
+    shown = PhotoSet(photos, "train") if photos is not None else None
+    known = sources(SceneDataset(scenes, "train"), catalog, shown, settings.turns)
+    mix = Mix(known, {name: share for name, share in settings.multimodal.items() if name in known}, seed)
+    questions = Questions(mix, prompter, model.config, settings.multimodal_pictures)
     sets = {split: EpisodeDataset(data, split=split) for split in ("train", "held_out")}
     train_set = MixedData(
         sets["train"], prompter, model, statistics, told_about(data, sets["train"], "train"), questions, settings, seed
@@ -301,11 +349,16 @@ def run(
         sets["held_out"], prompter, model, statistics, told_about(data, sets["held_out"], "validation"), questions,
         settings, seed,
     )  # fmt: skip
-    validation = Validation(test_set, lambda model: exact_match(model, prompter, held_out, catalog))
+    validation = Validation(test_set, lambda model: scene_scores(model, prompter, held_out, catalog, "train", HELD_OUT))
+    if model.decoder.scale_head is not None and not (out / "state.pt").exists():
+        plain = MixedData(
+            sets["train"], prompter, model, statistics, train_set.told, questions, settings.requests(), seed
+        )
+        warm_up(model, _for_gates(plain, GATE_BATCHES))
     chosen = groups(model, settings.learning_rate)
     config = TrainingConfig(
-        folder=out, steps=steps, seed=seed, warmup=50, schedule="cosine", minutes=minutes, evaluate_every=200,
-        save_every=200, workers=1, best=("language", "min"),
+        folder=out, steps=steps, seed=seed, warmup=10, schedule="cosine", minutes=minutes, evaluate_every=100,
+        save_every=50, workers=1, best=("language", "min"),
     )  # fmt: skip
     train(
         model,

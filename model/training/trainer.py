@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
+from model.precision import fast_dtype
 from model.training.curves import draw_curves
 
 Batch = TypeVar("Batch")
@@ -52,7 +53,6 @@ class TrainingConfig:
     warmup: int = 0
     schedule: Literal["constant", "cosine"] = "constant"
     clip: float = 1.0
-    bf16: bool = True
     minutes: float | None = None
     log_every: int = 10
     save_every: int = 200
@@ -109,7 +109,7 @@ def train(
     with bar:
         for step, batch in _ahead(lambda s: batch_at(run.draw(s)), start, config.steps, config.workers):
             torch.manual_seed(hash((config.seed, run.draw(step))) & 0x7FFF_FFFF)
-            with _fast(device.type, config.bf16):
+            with _fast(device.type):
                 parts = losses(batch)
             run.update(step, parts)
             bar.update()
@@ -122,11 +122,12 @@ def train(
                 bar.set_postfix(
                     {name: f"{value:.4g}" for name, value in run.log(step, parts).items() if "loss" in name}
                 )
-            if evaluate is not None and ((step + 1) % config.evaluate_every == 0 or last):
-                with _fast(device.type, config.bf16):
-                    run.judge(step, evaluate, keep)
             if (step + 1) % config.save_every == 0 or last:
                 run.save(step + 1)
+            if evaluate is not None and ((step + 1) % config.evaluate_every == 0 or last):
+                with _fast(device.type):
+                    run.judge(step, evaluate, keep)
+                run.save(step + 1)  # with what is the best so far
             if last:
                 return step + 1
     return start
@@ -265,10 +266,10 @@ class _Run:
 
 
 @contextmanager
-def _fast(device: str, bf16: bool) -> Iterator[None]:
+def _fast(device: str) -> Iterator[None]:
     """Autocast; and on CPUs attention from plain products, whose backward pass is half as long as the fused one's."""
     with (
-        torch.autocast(device, torch.bfloat16, enabled=bf16),
+        torch.autocast(device, torch.bfloat16, enabled=fast_dtype(device) == torch.bfloat16),
         sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext(),
     ):
         yield

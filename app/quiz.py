@@ -1,0 +1,27 @@
+"""`app.py quiz`: what a model answers about pictures that it has never seen, asked in words that it has never read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from model import checkpoints
+from model.data.photos import PhotoSet
+from model.data.scenes import SceneDataset
+from model.data.things import load_catalog
+from model.engine import NANO
+from model.training.answering import gate_means, photo_scores, scene_scores
+
+
+def quizzed(model: str, photos: Path | None, scenes: Path | None, limit: int) -> dict[str, float]:
+    """Scores by name: those of photographs, then those of scenes as "scene ...", then the gates of two experts."""
+    loaded = checkpoints.load(NANO if model == "nano" else Path(model))
+    network, prompter = loaded.model.eval(), loaded.prompter
+    scores = photo_scores(network, prompter, PhotoSet(photos, "test"), limit) if photos is not None else {}
+    if scenes is None:
+        return scores
+    pictures, catalog = SceneDataset(scenes, "held_out"), load_catalog()
+    told = scene_scores(network, prompter, pictures, catalog, "test", limit)
+    scores |= {f"scene {name}": share for name, share in told.items()}
+    if network.decoder.experts > 1:
+        scores |= gate_means(network, prompter, pictures, catalog, "test", limit)
+    return scores
