@@ -305,13 +305,16 @@ def ask(
     image: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A JPEG, PNG, WebP, GIF or BMP.")],
     question: Annotated[str, typer.Argument(help="What to ask about it.")],
     model: Learned = "nano",
+    also: Annotated[
+        list[Path], typer.Option(exists=True, dir_okay=False, help="A further picture; released models take four.")
+    ] = [],  # noqa: B006  (typer copies it)
 ) -> None:
     """Ask the model about a picture; the answer streams to standard output."""
     from app.pictures import open_picture
 
-    picture = open_picture(image)
+    pictures = [open_picture(path) for path in (image, *also)]
     check_learned(model)
-    for piece in load(model).ask(picture, question):
+    for piece in load(model).ask(pictures, question):
         print(piece, end="", flush=True)
     print()
 

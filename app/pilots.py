@@ -22,8 +22,9 @@ class Pilot(Protocol):
 
     name: str
 
-    answers: bool
-    """Whether it can be asked about pictures."""
+    @property
+    def pictures(self) -> int:
+        """The most pictures that a question may be about; 0 where it answers none."""
 
     @property
     def state(self) -> State: ...
@@ -42,14 +43,12 @@ class Pilot(Protocol):
     def policy(self, simulator: Simulator, spec: Scene, think: bool) -> ThinkingPolicy:
         """A fresh policy for one rollout."""
 
-    def ask(self, image: Image, question: str, history: Sequence[Turn] = ()) -> Iterator[str]:
-        """Stream an answer about a picture, after earlier turns about it. `ValueError`: it answers no questions."""
+    def ask(self, image: Image | Sequence[Image], question: str, history: Sequence[Turn] = ()) -> Iterator[str]:
+        """Stream an answer about a picture or several, after earlier turns about them. `ValueError`: it cannot."""
 
 
 class Learned:
     """A model in `model.engine.Engine`."""
-
-    answers = True
 
     def __init__(self, name: str) -> None:
         """Start loading the model `name` in the background."""
@@ -67,6 +66,10 @@ class Learned:
     def error(self) -> str | None:
         return self._engine.error
 
+    @property
+    def pictures(self) -> int:
+        return self._engine.pictures
+
     @cached_property
     def fingerprint(self) -> str:
         try:
@@ -80,7 +83,7 @@ class Learned:
     def policy(self, simulator: Simulator, spec: Scene, think: bool) -> ThinkingPolicy:
         return self._engine.policy(think)
 
-    def ask(self, image: Image, question: str, history: Sequence[Turn] = ()) -> Iterator[str]:
+    def ask(self, image: Image | Sequence[Image], question: str, history: Sequence[Turn] = ()) -> Iterator[str]:
         return self._engine.ask(image, question, history=history)
 
 
@@ -88,7 +91,7 @@ class Scripted:
     """The scripted expert, for machines where even a small model is too much."""
 
     name = "expert"
-    answers = False
+    pictures = 0
     state: State = "ready"
     error = None
     fingerprint = ""
@@ -99,7 +102,7 @@ class Scripted:
     def policy(self, simulator: Simulator, spec: Scene, think: bool) -> ThinkingPolicy:
         return Expert(simulator, spec, think)
 
-    def ask(self, image: Image, question: str, history: Sequence[Turn] = ()) -> Iterator[str]:
+    def ask(self, image: Image | Sequence[Image], question: str, history: Sequence[Turn] = ()) -> Iterator[str]:
         raise ValueError("The scripted expert answers no questions: start the page with --model nano.")
 
 
