@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from app.ask_cli import answer_questions, ask, is_question_set, quiz
 from app.serve_cli import serve_model
 from app.train_cli import train
 
@@ -27,8 +28,9 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-cli.command()(serve_model)
 cli.add_typer(train, name="train")
+for command in (serve_model, ask, quiz):
+    cli.command()(command)
 assets = typer.Typer(help="Files that do not come with the project.", no_args_is_help=True)
 cli.add_typer(assets, name="assets")
 
@@ -105,7 +107,9 @@ def fetch(
 
 @cli.command()
 def evaluate(
-    suite: Annotated[str, typer.Option(help="Name of a suite in assets/suites, or the path of a .yaml file.")],
+    suite: Annotated[
+        str, typer.Option(help="A suite in assets/suites, a .yaml file, `vqa` (questions), or a .tsv file of questions.")
+    ],
     model: Model = "nano",
     think: Annotated[Literal["on", "off"], typer.Option(help="Write a thought before planning.")] = "on",
     episodes: Annotated[int | None, typer.Option(min=1, help="Seeds per task; default: the suite's.")] = None,
@@ -119,11 +123,18 @@ def evaluate(
     oracle: Annotated[bool, typer.Option("--planner-oracle", help="Say each goal in its plainest words.")] = False,
     planner: Annotated[str | None, typer.Option("--planner-url", help="A vision model rewrites instructions.")] = None,
     planner_model: Annotated[str | None, typer.Option(help="That model's name at its address.")] = None,
+    brief: Annotated[bool, typer.Option("--brief", help="Questions: ask for short answers.")] = False,
 ) -> None:
     """Play a suite and report success per task with 95 % Wilson intervals. With --json a stopped run goes on.
 
-    `--model random` acts without looking. Runs with the same seeds are put side by side by `compare`.
+    `--model random` acts without looking. Runs with the same seeds are put side by side by `compare`. A set of
+    questions is scored by exact match, relaxed accuracy and ANLS; `--episodes` is then the number of questions.
     """
+    if is_question_set(suite):
+        if steps or ray or failures or oracle or planner:
+            raise ValueError("A set of questions takes --model, --brief, --episodes, --workers and --json alone.")
+        answer_questions(suite, model, brief, episodes, workers, file)
+        return
     if model != "random":
         check_model(model)
     if model in ("random", "expert") and (oracle or planner):
@@ -298,46 +309,6 @@ def bench(
     for row in result["rows"]:
         print(f"{row['name']:<42}{row['median']:>10.2f}{row['p95']:>10.2f} {row['unit']}")
     write_json(file, result)
-
-
-@cli.command()
-def ask(
-    image: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A JPEG, PNG, WebP, GIF or BMP.")],
-    question: Annotated[str, typer.Argument(help="What to ask about it.")],
-    model: Learned = "nano",
-    also: Annotated[
-        list[Path], typer.Option(exists=True, dir_okay=False, help="A further picture; released models take four.")
-    ] = [],  # noqa: B006  (typer copies it)
-) -> None:
-    """Ask the model about a picture; the answer streams to standard output."""
-    from app.pictures import open_picture
-
-    pictures = [open_picture(path) for path in (image, *also)]
-    check_learned(model)
-    for piece in load(model).ask(pictures, question):
-        print(piece, end="", flush=True)
-    print()
-
-
-@cli.command()
-def quiz(
-    photos: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder with labels.jsonl and pictures.")],
-    model: Annotated[str, typer.Option(help="`nano` or a checkpoint folder.")] = "nano",
-    limit: Annotated[int, typer.Option(min=1, help="Photographs to ask about.")] = 300,
-    file: JsonFile = None,
-) -> None:
-    """Ask about held-out photographs: exact match per kind of question, and closed-set accuracy over the labels."""
-    check_learned(model)
-    from model import checkpoints
-    from model.data.photos import PhotoSet
-    from model.engine import NANO
-    from model.training.answering import photo_scores
-
-    loaded = checkpoints.load(NANO if model == "nano" else Path(model))
-    scores = photo_scores(loaded.model.eval(), loaded.prompter, PhotoSet(photos, "test"), limit)
-    for name, value in scores.items():
-        print(f"{name:<20}{value:>10.0f}" if name == "questions" else f"{name:<20}{value:>10.1%}")
-    write_json(file, scores)
 
 
 def check_model(name: str) -> None:

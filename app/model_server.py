@@ -78,7 +78,7 @@ def application(engine: Engine, idle_s: float = IDLE_S) -> Starlette:
             question = unpack(QUESTION, await _body(request))
             images = [picture.pixels() for picture in (question.picture, *question.more)]
             turns = [(asked, told) for asked, told in question.history]
-            pieces = engine.ask(images if question.more else images[0], question.question, history=turns)
+            pieces = engine.ask(images, question.question, history=turns)
             # With the first piece in hand, whatever the model refuses can still be said by the status.
             first = await run_in_threadpool(next, pieces, None)
         except ClientDisconnect:

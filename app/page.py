@@ -17,7 +17,7 @@ from app.gate import Gate, log_as_json
 from app.health import health_of
 from app.pictures import MAX_PIXELS
 from app.pilots import Learned, Pilot, Scripted
-from app.scenes import EXAMPLES
+from app.scenes import EXAMPLES, PICTURES
 from app.service import Service
 from app.sessions import Sessions
 from app.settings import Settings
@@ -148,7 +148,7 @@ def launch(
 ) -> str:
     """Open the port (None: a free one) and return the page's address; `health` is what `/health` says.
 
-    Only finished recordings and the shipped examples may be read through it.
+    Only finished recordings, the shipped examples and pictures may be read through it.
     """
     page.launch(
         server_name=host,
@@ -157,7 +157,7 @@ def launch(
         theme=THEME,
         css_paths=STYLE,
         js=SCRIPT.read_text(encoding="utf-8"),
-        allowed_paths=[str(recordings), str(EXAMPLES)],
+        allowed_paths=[str(recordings), str(EXAMPLES), str(PICTURES)],
         max_file_size=settings.picture_bytes,
         app_kwargs={"middleware": [Middleware(Gate, settings=settings, health=health)]},
         mcp_server=True,

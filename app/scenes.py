@@ -16,6 +16,7 @@ from sim.twins import TWINS, Scene, TwinScene
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 EXAMPLES = ASSETS / "examples"
+PICTURES = ASSETS / "pictures"
 CHECKPOINTS = ASSETS / "checkpoints"
 
 FAMILIES: dict[str, Kind] = {
@@ -120,5 +121,5 @@ def shipped_examples() -> list[Recording]:
 
 
 def example_pictures() -> list[Path]:
-    """First camera frames of the shipped rollouts, to ask about."""
-    return [recording.poster for recording in shipped_examples()]
+    """Small pictures of scenes nobody trained on, to ask about."""
+    return sorted(PICTURES.glob("*.jpg"))

@@ -1,0 +1,73 @@
+"""`app.py ask`, `quiz` and `evaluate --suite vqa`: questions about pictures, on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def ask(
+    image: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A JPEG, PNG, WebP, GIF or BMP.")],
+    question: Annotated[str, typer.Argument(help="What to ask about it.")],
+    model: Annotated[str, typer.Option(help="As for `evaluate`.")] = "nano",
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, dir_okay=False, help="A further picture; released models take four in all."),
+    ] = None,
+) -> None:
+    """Ask the model about a picture; the answer streams to standard output."""
+    from app.cli import check_learned, load
+    from app.pictures import open_picture
+
+    pictures = [open_picture(path) for path in (image, *(also or []))]
+    check_learned(model)
+    for piece in load(model).ask(pictures, question):
+        print(piece, end="", flush=True)
+    print()
+
+
+def quiz(
+    photos: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder with labels.jsonl and pictures.")],
+    model: Annotated[str, typer.Option(help="`nano` or a checkpoint folder.")] = "nano",
+    limit: Annotated[int, typer.Option(min=1, help="Photographs to ask about.")] = 300,
+    file: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Also write the result here.")] = None,
+) -> None:
+    """Ask about held-out photographs: exact match per kind of question, and closed-set accuracy over the labels."""
+    from app.cli import check_learned, write_json
+
+    check_learned(model)
+    from model import checkpoints
+    from model.data.photos import PhotoSet
+    from model.engine import NANO
+    from model.training.answering import photo_scores
+
+    loaded = checkpoints.load(NANO if model == "nano" else Path(model))
+    scores = photo_scores(loaded.model.eval(), loaded.prompter, PhotoSet(photos, "test"), limit)
+    for name, value in scores.items():
+        print(f"{name:<20}{value:>10.0f}" if name == "questions" else f"{name:<20}{value:>10.1%}")
+    write_json(file, scores)
+
+
+def is_question_set(suite: str) -> bool:
+    """Whether a suite's name means questions instead of scenes."""
+    return suite == "vqa" or suite.lower().endswith(".tsv")
+
+
+def answer_questions(suite: str, model: str, brief: bool, limit: int | None, workers: int, file: Path | None) -> None:
+    """Ask every question of a set and print its scores. Raises `ValueError` in one sentence."""
+    from app.cli import check_learned, load
+    from app.vqa import SHIPPED, answer_all, read_items, table
+
+    check_learned(model)
+    path = SHIPPED if suite == "vqa" else Path(suite)
+    if not path.is_file():
+        raise ValueError(f"There is no file {path}: give a .tsv with questions, or `vqa` for the shipped set.")
+    read_items(path)  # what is wrong with it should be said before a model is loaded
+    engine = load(model)
+    name = f"{model} ({engine.fingerprint()[:8]})"
+    report = answer_all(engine, path, name, brief=brief, limit=limit, workers=workers, json_path=file)
+    print("\n" + "\n".join(table(report)))
+    if file is not None:
+        print(f"\nwritten to {file}")
