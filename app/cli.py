@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import socket
 import sys
 from collections.abc import Callable
@@ -34,13 +35,11 @@ for command in (serve_model, ask, quiz):
 assets = typer.Typer(help="Files that do not come with the project.", no_args_is_help=True)
 cli.add_typer(assets, name="assets")
 
-Model = Annotated[
-    str,
-    typer.Option(
-        help="`nano`, a checkpoint folder (ours or a released run), the hub id of a released run, http://HOST:PORT of "
-        "`serve-model`, or `expert` (scripted, sees the state)."
-    ),
-]
+MODELS = (
+    "`nano`, a checkpoint folder (ours or a released run), the hub id of a released run, http://HOST:PORT of "
+    "`serve-model`, or `expert` (scripted, sees the state)."
+)
+Model = Annotated[str, typer.Option(help=MODELS)]
 Learned = Annotated[
     str,
     typer.Option(
@@ -56,12 +55,17 @@ JsonFile = Annotated[Path | None, typer.Option("--json", dir_okay=False, help="A
 @cli.callback(invoke_without_command=True)
 def serve(
     context: typer.Context,
-    model: Model = "nano",
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 7860,
+    model: Annotated[str, typer.Option(help=MODELS, envvar="INSTRUCTVLA_MODEL")] = "nano",
+    host: Annotated[str, typer.Option(help="Address to listen on.", envvar="GRADIO_SERVER_NAME")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on.", envvar="GRADIO_SERVER_PORT")
+    ] = 7860,
     workers: Workers = 1,
     settings: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Limits of a public page, as YAML.")
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="Limits of a public page, as YAML; on a Hugging Face Space: space.yaml."
+        ),
     ] = None,
 ) -> None:
     """Serve the page (when no command is given)."""
@@ -72,6 +76,8 @@ def serve(
     from app.page import serve as serve_page
     from app.settings import Settings
 
+    if settings is None and "SPACE_ID" in os.environ:  # set by Hugging Face, where visitors come through a proxy
+        settings = Path(__file__).parents[1] / "space.yaml"
     limits = Settings() if settings is None else Settings.load(settings)
     print(f"The page: http://{host}:{port}   (Ctrl+C ends it)", flush=True)
     serve_page(model, host, port, workers, settings=limits)
@@ -108,7 +114,7 @@ def fetch(
 @cli.command()
 def evaluate(
     suite: Annotated[
-        str, typer.Option(help="A suite in assets/suites, a .yaml file, `vqa` (questions), or a .tsv file of questions.")
+        str, typer.Option(help="A suite in assets/suites, a .yaml file, `vqa` or a .tsv file (questions).")
     ],
     model: Model = "nano",
     think: Annotated[Literal["on", "off"], typer.Option(help="Write a thought before planning.")] = "on",

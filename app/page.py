@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from html import escape
@@ -21,12 +22,18 @@ from app.scenes import EXAMPLES, PICTURES
 from app.service import Service
 from app.sessions import Sessions
 from app.settings import Settings
-from app.views import ask, command, compare
+from app.views import ask, benchmark, command, compare
+from model.data.things import load_catalog
 from sim.worker import EITHER, WorkerPool
 
 PITCH = "Tell a simulated robot arm what to do. It looks, says what it means to do, and does it."
+TITLE = (
+    '<h1 translate="no">InstructVLA</h1><button id="language" type="button" translate="no" lang="zh">中文</button>'
+    f"<p>{PITCH}</p>"
+)
 RECORDINGS = Path("recordings")
 STYLE, SCRIPT = Path(__file__).with_name("page.css"), Path(__file__).with_name("page.js")
+TRANSLATE, CHINESE = Path(__file__).with_name("translate.js"), Path(__file__).parent / "views" / "chinese.json"
 DEFAULTS = Settings()
 CACHE_CHECK_S, CACHE_AGE_S = 600, 3600
 POLL_S = 1.0
@@ -64,7 +71,7 @@ def build(
     cache = (CACHE_CHECK_S, CACHE_AGE_S)
     with gr.Blocks(title="InstructVLA", analytics_enabled=False, delete_cache=cache) as page:
         with gr.Column(elem_id="head"):
-            gr.HTML(f"<h1>InstructVLA</h1><p>{PITCH}</p>", elem_id="title", padding=False)
+            gr.HTML(TITLE, elem_id="title", padding=False)
             badge = gr.HTML(model_badge(pilot), elem_id="model", padding=False)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Act", id="act"):
@@ -73,6 +80,8 @@ def build(
                 compare.build(pilot, sessions, recordings)
             with gr.Tab("Ask", id="ask"):
                 ask.build(pilot, acting.camera)
+            with gr.Tab("Benchmark", id="benchmark") as tab:
+                benchmark.build(tab, pilot)
         Service(pilot, sessions, recordings, settings).build()
 
         poll = gr.Timer(POLL_S, active=pilot.state == "loading")
@@ -99,9 +108,23 @@ def model_badge(pilot: Pilot) -> str:
     detail = {"loading": "Choose a scene meanwhile.", "ready": pilot.describe(), "failed": pilot.error or ""}[state]
     mend = " Run <code>python app.py doctor</code> to see what is missing." if state == "failed" else ""
     return (
-        f'<div class="badge {state}" role="status"><b>{escape(pilot.name)}</b><span class="state">{state}</span>'
+        f'<div class="badge {state}" role="status"><b translate="no">{escape(pilot.name)}</b><span class="state">{state}</span>'
         f'<span class="detail">{escape(detail)}{mend}</span></div>'
     )
+
+
+def script() -> str:
+    """What the browser runs once the page is there: the timeline's seeking, and the translation into Chinese."""
+    texts = json.loads(CHINESE.read_text(encoding="utf-8"))
+    nouns = {thing.name: thing.names["zh"] for thing in load_catalog(unseen=True).values() if thing.names}
+    given = ", ".join(json.dumps(words, ensure_ascii=False, separators=(",", ":")) for words in (texts, nouns))
+    page, translate = (file.read_text(encoding="utf-8").strip() for file in (SCRIPT, TRANSLATE))
+    return f"() => {{\n({_code(page)})();\n({_code(translate)})({given});\n}}"
+
+
+def _code(text: str) -> str:
+    """JavaScript without the lines of comment above it."""
+    return text[text.index("(") :] if text.startswith("//") else text
 
 
 def serve(
@@ -156,7 +179,7 @@ def launch(
         prevent_thread_lock=True,
         theme=THEME,
         css_paths=STYLE,
-        js=SCRIPT.read_text(encoding="utf-8"),
+        js=script(),
         allowed_paths=[str(recordings), str(EXAMPLES), str(PICTURES)],
         max_file_size=settings.picture_bytes,
         app_kwargs={"middleware": [Middleware(Gate, settings=settings, health=health)]},

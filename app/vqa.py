@@ -101,9 +101,23 @@ class VqaReport:
     categories: list[Category]
     answers: list[Answer]
 
+    @classmethod
+    def load(cls, path: Path) -> VqaReport:
+        """Read what `answer_all` wrote. Raises ValueError for anything else."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            overall, *categories = [
+                Category(**{**row, "scores": {name: Score(**score) for name, score in row["scores"].items()}})
+                for row in [content.pop("overall"), *content.pop("categories")]
+            ]
+            answers = [Answer(**answer) for answer in content.pop("answers")]
+            return cls(overall=overall, categories=categories, answers=answers, **content)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} holds no scored answers ({type(error).__name__}: {error}).") from None
+
 
 def read_items(path: Path) -> list[Item]:
-    """All questions of a file. Raises `ValueError` naming the row where something is wrong, `OSError` without a file."""
+    """All questions of a file. Raises `ValueError` naming the row that is wrong, `OSError` where there is no file."""
     csv.field_size_limit(2**31 - 1)
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:

@@ -101,7 +101,7 @@ def test_options_and_the_wish_for_a_short_answer_are_in_the_prompt(file: Path) -
 
 def test_a_run_that_stopped_goes_on_where_it_was(file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    with pytest.raises(ValueError, match="set.tsv, row 4: The model lost its thread"):
+    with pytest.raises(ValueError, match=r"set\.tsv, row 4: The model lost its thread"):
         answer_all(Parrot(**{**RIGHT, "Which one?": "BREAK"}), file, "parrot", json_path=out, progress=False)  # type: ignore[arg-type]
     kept = out.with_suffix(".answers.jsonl")
     kept.write_text(kept.read_text() + '{"index": "4", "sa')  # as if killed while writing
@@ -136,7 +136,7 @@ def test_a_broken_file_is_one_sentence_with_its_row(tmp_path: Path, head: str, r
 
 def test_a_broken_picture_is_named_by_its_row(tmp_path: Path) -> None:
     path = written(tmp_path, [f"1\t{base64.b64encode(bytes(99)).decode()}\twhat?\tcup\t\t\tx"])
-    with pytest.raises(ValueError, match="set.tsv, row 2: This is not a picture"):
+    with pytest.raises(ValueError, match=r"set\.tsv, row 2: This is not a picture"):
         answer_all(Parrot(), path, "parrot", progress=False)  # type: ignore[arg-type]
 
 
