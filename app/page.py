@@ -108,8 +108,8 @@ def model_badge(pilot: Pilot) -> str:
     detail = {"loading": "Choose a scene meanwhile.", "ready": pilot.describe(), "failed": pilot.error or ""}[state]
     mend = " Run <code>python app.py doctor</code> to see what is missing." if state == "failed" else ""
     return (
-        f'<div class="badge {state}" role="status"><b translate="no">{escape(pilot.name)}</b><span class="state">{state}</span>'
-        f'<span class="detail">{escape(detail)}{mend}</span></div>'
+        f'<div class="badge {state}" role="status"><b translate="no">{escape(pilot.name)}</b>'
+        f'<span class="state">{state}</span><span class="detail">{escape(detail)}{mend}</span></div>'
     )
 
 

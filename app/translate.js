@@ -1,5 +1,5 @@
 // Chinese for browsers that prefer it, or whoever pressed the switch. English is what the page is written in and the key
-// to the dictionary; {} stands for what changes, and is looked up by itself. Nothing on the server knows of this.
+// to the dictionary; {} stands for what changes, and is looked up by itself, {n} for a number. Nothing on the server knows.
 (texts, nouns) => {
   const wanted = localStorage.getItem("language") ?? navigator.language;
   const chinese = wanted.toLowerCase().startsWith("zh");
@@ -20,15 +20,17 @@
   const plain = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
   const fixed = new Map(), open = [];
   for (const [english, translation] of Object.entries(texts))
-    if (!english.includes("{}")) fixed.set(english, translation);
-    else open.push([RegExp(`^${english.split("{}").map(plain).join("(.+?)")}$`, "s"), translation, english.length]);
+    if (!/\{n?\}/.test(english)) fixed.set(english, translation);
+    else open.push([RegExp(`^${plain(english).replaceAll("\\{\\}", "(.+?)").replaceAll("\\{n\\}", "([\\d.,]+)")}$`, "s"), translation, english.length]);
   open.sort((a, b) => b[2] - a[2]); // the most particular first
 
   const whole = (text) => {
     if (fixed.has(text)) return fixed.get(text);
     for (const [pattern, translation] of open) {
       const [, ...parts] = pattern.exec(text) ?? [];
-      if (parts.length) return translation.replace(/\{(\d?)\}/g, (_, at) => ((part) => nouns[part] ?? known(part) ?? part)(at ? parts[at] : parts.shift()));
+      const part = (at) => nouns[parts[at]] ?? known(parts[at]) ?? parts[at];
+      let next = 0;
+      if (parts.length) return translation.replace(/\{(\d?)\}/g, (_, at) => part(at || next++));
     }
   };
   const known = (text) => {

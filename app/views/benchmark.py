@@ -121,7 +121,8 @@ def section(title: str, model: str, file: str, notes: Iterable[str], shown: str)
     """A heading, who and what file, remarks, and the table."""
     remarks = "".join(f"<span>{escape(note)}</span> " for note in notes if note)
     return (
-        f'<section class="bench"><h3><span translate="no">{escape(title)}</span> <span class="tag own">measured here</span></h3>'
+        f'<section class="bench"><h3><span translate="no">{escape(title)}</span> '
+        '<span class="tag own">measured here</span></h3>'
         f'<p class="note"><b translate="no">{escape(model)}</b> <code>{escape(file)}</code></p>'
         f'<p class="note">{remarks}</p>{shown}</section>'
     )
@@ -132,9 +133,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], label: str, names:
 
     `names` says what consists of proper names, which stay in every language: "rows", or "rows and columns".
     """
-    top = "".join(f"<th scope=col{PROPER if 'columns' in names else ''}>{escape(name)}</th>" for name in head)
+    column, row = PROPER if "columns" in names else "", PROPER if names else ""
+    top = "".join(f"<th scope=col{column if at else ''}>{escape(name)}</th>" for at, name in enumerate(head))
     body = "".join(
-        f"<tr><th scope=row{PROPER if names else ''}>{escape(first)}</th>{''.join(f'<td>{cell}</td>' for cell in rest)}</tr>"
+        f"<tr><th scope=row{row}>{escape(first)}</th>{''.join(f'<td>{cell}</td>' for cell in rest)}</tr>"
         for first, *rest in rows
     )
     return (
