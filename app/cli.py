@@ -298,18 +298,24 @@ def bench(
     random_2b: Annotated[
         bool, typer.Option("--random-2b", help="Measure a released generalist's sizes, with random weights.")
     ] = False,
+    page: Annotated[bool, typer.Option("--page", help="Measure opening the page in Chromium instead.")] = False,
     times: Annotated[int, typer.Option(min=2, help="Measurements per figure.")] = 20,
     file: JsonFile = None,
 ) -> None:
     """Measure every part and the whole control loop, each as median and p95."""
     check_learned(model)
-    from app.bench import bench as measure
+    if page:
+        from app.bench_page import bench_page
 
-    if random_2b:
-        from app.bench_released import random_2b_run
+        result = bench_page(times)
+    else:
+        from app.bench import bench as measure
 
-        model = str(random_2b_run())
-    result = measure(lambda: load(model, anew=True), model, times)
+        if random_2b:
+            from app.bench_released import random_2b_run
+
+            model = str(random_2b_run())
+        result = measure(lambda: load(model, anew=True), model, times)
     print(f"{result['about']}\n{json.dumps(result['machine'])}\n")
     print(f"{'':<42}{'median':>10}{'p95':>10}")
     for row in result["rows"]:

@@ -12,6 +12,8 @@ from typing import Any
 import gradio as gr
 import PIL.Image
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.types import Receive, Scope, Send
 
 from app import pictures, scenes
 from app.gate import Gate, log_as_json
@@ -113,6 +115,14 @@ def model_badge(pilot: Pilot) -> str:
     )
 
 
+class CompressedDocument(GZipMiddleware):
+    """Compresses the document, the one large text that Gradio's own compression leaves out."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        await (super().__call__ if scope.get("path") == "/" else self.app)(scope, receive, send)
+
+
 def script() -> str:
     """What the browser runs once the page is there: the timeline's seeking, and the translation into Chinese."""
     texts = json.loads(CHINESE.read_text(encoding="utf-8"))
@@ -182,7 +192,7 @@ def launch(
         js=script(),
         allowed_paths=[str(recordings), str(EXAMPLES), str(PICTURES)],
         max_file_size=settings.picture_bytes,
-        app_kwargs={"middleware": [Middleware(Gate, settings=settings, health=health)]},
+        app_kwargs={"middleware": [Middleware(Gate, settings=settings, health=health), Middleware(CompressedDocument)]},
         mcp_server=True,
         show_error=False,
         run_history=False,
