@@ -59,8 +59,7 @@ def visit(browser: Browser, url: str) -> Visit:
     page.goto(url, wait_until="commit")
     page.locator("#run:enabled").wait_for(timeout=PATIENCE_MS)
     seen.seconds = time.perf_counter() - started
-    page.wait_for_function("() => document.querySelector('#video video')?.readyState >= 2", timeout=PATIENCE_MS)
-    page.wait_for_load_state("networkidle", timeout=PATIENCE_MS)
+    page.wait_for_function("() => document.querySelector('#video video')?.readyState === 4", timeout=PATIENCE_MS)
     page.wait_for_timeout(SETTLED_MS)
     context.close()
     return seen

@@ -61,7 +61,7 @@
   };
   // A chosen option is shown as the value of a field, which is no text of the document.
   const fields = () => {
-    for (const field of document.querySelectorAll("input[role=listbox]"))
+    for (const field of document.querySelectorAll("input[role=combobox]"))
       if (field !== document.activeElement && translated(field.value) !== field.value) field.value = translated(field.value);
   };
   new MutationObserver((changes) => {

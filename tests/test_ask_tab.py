@@ -75,6 +75,19 @@ def test_what_cannot_answer_says_so_and_remembers_nothing(pilot: Any, sentence: 
     assert sentence in said and turns == []
 
 
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("is <b>it</b> red & big?", "is &lt;b>it&lt;/b> red & big?"),
+        ("5 < 6 & 7 > 2", "5 < 6 & 7 > 2"),
+        ("&lt; is no sign", "&amp;lt; is no sign"),
+        ("<img src=x onerror=alert(1)>", "&lt;img src=x onerror=alert(1)>"),
+    ],
+)
+def test_what_is_typed_is_shown_as_it_stands(typed: str, shown: str) -> None:
+    assert ask.conversation([(typed, typed)])[0]["content"] == ask.conversation([], "", typed)[1]["content"] == shown
+
+
 def test_no_picture_and_bad_pictures_are_said_plainly(tmp_path: Path) -> None:
     bad = tmp_path / "picture.png"
     bad.write_text("no picture")

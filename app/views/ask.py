@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -25,6 +26,7 @@ REMEMBERED = 4
 QUESTIONS = ("What is on the table?", "What colour is the plate?", "Is there a carrot?", "Which of these can one eat?")
 LIMITS = "About anything else it guesses, and it can be wrong about what it knows."
 ONE_PICTURE = "It looks at one picture at a time."
+MARKUP = re.compile(r"<[A-Za-z/!?]|&#?\w+;")
 CUT = " \u2026 (stopped)"
 
 
@@ -66,7 +68,7 @@ def build(pilot: Pilot, camera: gr.Image) -> None:
                 show_label=False,
                 label="Questions and answers",
                 buttons=["copy", "copy_all"],
-                render_markdown=False,  # whatever was typed or decoded is text
+                render_markdown=False,  # see `literal`
                 latex_delimiters=[],
                 placeholder="Choose a picture, then ask.",
                 elem_id="chat",
@@ -177,7 +179,12 @@ def conversation(turns: Sequence[Turn], question: str | None = None, answer: str
     """Finished turns and the one in progress as the messages of a chat."""
     said = [*turns, (question, answer)] if question is not None else turns
     roles = ("user", "assistant")
-    return [{"role": role, "content": text} for turn in said for role, text in zip(roles, turn, strict=True)]
+    return [{"role": role, "content": literal(text)} for turn in said for role, text in zip(roles, turn, strict=True)]
+
+
+def literal(text: str) -> str:
+    """Text that the chat, which reads HTML even where it reads no Markdown, shows as it stands."""
+    return re.sub(r"&(?=#|[A-Za-z])", "&amp;", text).replace("<", "&lt;") if MARKUP.search(text) else text
 
 
 def start_over() -> tuple[Any, ...]:
