@@ -17,7 +17,8 @@ RUN make .venv/stamps/packages
 COPY . .
 RUN make setup \
     && mkdir -p recordings runs \
-    && chown -R visitor: recordings runs /srv/visitor
+    && touch votes.jsonl \
+    && chown -R visitor: recordings runs votes.jsonl /srv/visitor
 
 USER visitor
 EXPOSE 7860
