@@ -90,6 +90,7 @@ def test_questions_about_two_pictures(browser: Browser, url: str, tmp_path: Path
         expect(tab.locator("#knows")).to_contain_text("learned from photographs of trees")
         pictures = tab.locator("#pictures button")
         expect(pictures).to_have_count(6)
+        expect(pictures.last.get_by_role("img")).to_have_attribute("alt", "Example picture 6 of 6")
         pictures.first.click()
         expect(tab.locator("#picture img")).to_be_visible()
         tab.locator("#more").click()
