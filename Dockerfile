@@ -1,5 +1,5 @@
 # The page in a container:  docker build -t instructvla-live . && docker run -p 7860:7860 instructvla-live
-# A Hugging Face Space of kind "docker" builds and starts the same file.
+# A Hugging Face Space of kind "docker" builds and starts the same file: see SPACE.md.
 FROM debian:12-slim
 
 RUN apt-get update \
@@ -17,12 +17,12 @@ RUN make .venv/stamps/packages
 COPY . .
 RUN make setup \
     && mkdir -p recordings runs \
-    && chown visitor: recordings runs /srv/visitor /srv/visitor/.cache
+    && touch votes.jsonl \
+    && chown -R visitor: recordings runs votes.jsonl /srv/visitor
 
 USER visitor
 EXPOSE 7860
 HEALTHCHECK --start-period=120s \
     CMD [".venv/bin/python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:7860/health', timeout=5)"]
 
-# SPACE_ID is set on a Space, where visitors come through a proxy.
-CMD exec .venv/bin/python app.py --host 0.0.0.0 ${SPACE_ID:+--settings space.yaml}
+CMD [".venv/bin/python", "app.py", "--host", "0.0.0.0"]

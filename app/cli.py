@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import socket
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from app.ask_cli import answer_questions, ask, is_question_set, quiz
 from app.serve_cli import Schedule, serve_model
 from app.train_cli import train
 
@@ -27,18 +29,17 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-cli.command()(serve_model)
 cli.add_typer(train, name="train")
+for command in (serve_model, ask, quiz):
+    cli.command()(command)
 assets = typer.Typer(help="Files that do not come with the project.", no_args_is_help=True)
 cli.add_typer(assets, name="assets")
 
-Model = Annotated[
-    str,
-    typer.Option(
-        help="`nano`, a checkpoint folder (ours or a released run), the hub id of a released run, http://HOST:PORT of "
-        "`serve-model`, or `expert` (scripted, sees the state)."
-    ),
-]
+MODELS = (
+    "`nano`, a checkpoint folder (ours or a released run), the hub id of a released run, http://HOST:PORT of "
+    "`serve-model`, or `expert` (scripted, sees the state)."
+)
+Model = Annotated[str, typer.Option(help=MODELS)]
 Learned = Annotated[
     str,
     typer.Option(
@@ -54,12 +55,17 @@ JsonFile = Annotated[Path | None, typer.Option("--json", dir_okay=False, help="A
 @cli.callback(invoke_without_command=True)
 def serve(
     context: typer.Context,
-    model: Model = "nano",
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 7860,
+    model: Annotated[str, typer.Option(help=MODELS, envvar="INSTRUCTVLA_MODEL")] = "nano",
+    host: Annotated[str, typer.Option(help="Address to listen on.", envvar="GRADIO_SERVER_NAME")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on.", envvar="GRADIO_SERVER_PORT")
+    ] = 7860,
     workers: Workers = 1,
     settings: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Limits of a public page, as YAML.")
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="Limits of a public page, as YAML; on a Hugging Face Space: space.yaml."
+        ),
     ] = None,
     schedule: Schedule = None,
 ) -> None:
@@ -71,6 +77,8 @@ def serve(
     from app.page import serve as serve_page
     from app.settings import Settings
 
+    if settings is None and "SPACE_ID" in os.environ:  # set by Hugging Face, where visitors come through a proxy
+        settings = Path(__file__).parents[1] / "space.yaml"
     limits = Settings() if settings is None else Settings.load(settings)
     changes = changes_of(model, schedule)
     print(f"The page: http://{host}:{port}   (Ctrl+C ends it)", flush=True)
@@ -109,7 +117,9 @@ def fetch(
 
 @cli.command()
 def evaluate(
-    suite: Annotated[str, typer.Option(help="Name of a suite in assets/suites, or the path of a .yaml file.")],
+    suite: Annotated[
+        str, typer.Option(help="A suite in assets/suites, a .yaml file, `vqa` or a .tsv file (questions).")
+    ],
     model: Model = "nano",
     think: Annotated[Literal["on", "off"], typer.Option(help="Write a thought before planning.")] = "on",
     episodes: Annotated[int | None, typer.Option(min=1, help="Seeds per task; default: the suite's.")] = None,
@@ -124,11 +134,18 @@ def evaluate(
     oracle: Annotated[bool, typer.Option("--planner-oracle", help="Say each goal in its plainest words.")] = False,
     planner: Annotated[str | None, typer.Option("--planner-url", help="A vision model rewrites instructions.")] = None,
     planner_model: Annotated[str | None, typer.Option(help="That model's name at its address.")] = None,
+    brief: Annotated[bool, typer.Option("--brief", help="Questions: ask for short answers.")] = False,
 ) -> None:
     """Play a suite and report success per task with 95 % Wilson intervals. With --json a stopped run goes on.
 
-    `--model random` acts without looking. Runs with the same seeds are put side by side by `compare`.
+    `--model random` acts without looking. Runs with the same seeds are put side by side by `compare`. A set of
+    questions is scored by exact match, relaxed accuracy and ANLS; `--episodes` is then the number of questions.
     """
+    if is_question_set(suite):
+        if steps or ray or failures or oracle or planner:
+            raise ValueError("A set of questions takes --model, --brief, --episodes, --workers and --json alone.")
+        answer_questions(suite, model, brief, episodes, workers, file)
+        return
     if model != "random":
         check_model(model)
     if model in ("random", "expert") and (oracle or planner):
@@ -293,6 +310,7 @@ def bench(
     stress: Annotated[
         bool, typer.Option("--stress", help="Instead: visitors, strange pictures and broken simulators on a real page.")
     ] = False,
+    page: Annotated[bool, typer.Option("--page", help="Measure opening the page in Chromium instead.")] = False,
     times: Annotated[int, typer.Option(min=2, help="Measurements per figure.")] = 20,
     file: JsonFile = None,
 ) -> None:
@@ -304,62 +322,24 @@ def bench(
         write_json(file, try_hard(model))
         return
     check_learned(model)
-    from app.bench import bench as measure
+    if page:
+        from app.bench_page import bench_page
 
-    if random_2b:
-        from app.bench_released import random_2b_run
+        result = bench_page(times)
+    else:
+        from app.bench import bench as measure
 
-        model = str(random_2b_run())
-    result = measure(lambda: load(model, anew=True), model, times)
+        if random_2b:
+            from app.bench_released import random_2b_run
+
+            model = str(random_2b_run())
+        result = measure(lambda: load(model, anew=True), model, times)
     print(f"{result['about']}\n{json.dumps(result['machine'])}\n")
     print(f"{'':<42}{'median':>10}{'p95':>10}")
     for row in result["rows"]:
         bar = f"   bar: {row['bar']}" if row.get("bar") else ""
         print(f"{row['name']:<42}{row['median']:>10.2f}{row['p95']:>10.2f} {row['unit']}{bar}")
     write_json(file, result)
-
-
-@cli.command()
-def ask(
-    image: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A JPEG, PNG, WebP, GIF or BMP.")],
-    question: Annotated[str, typer.Argument(help="What to ask about it.")],
-    model: Learned = "nano",
-) -> None:
-    """Ask the model about a picture; the answer streams to standard output."""
-    from app.pictures import open_picture
-
-    picture = open_picture(image)
-    check_learned(model)
-    for piece in load(model).ask(picture, question):
-        print(piece, end="", flush=True)
-    print()
-
-
-@cli.command()
-def quiz(
-    photos: Annotated[
-        Path | None, typer.Option(exists=True, file_okay=False, help="Folder with labels.jsonl and pictures.")
-    ] = None,
-    scenes: Annotated[
-        Path | None, typer.Option(exists=True, file_okay=False, help="Still pictures from `collect --scenes`.")
-    ] = None,
-    model: Annotated[str, typer.Option(help="`nano` or a checkpoint folder.")] = "nano",
-    limit: Annotated[int, typer.Option(min=1, help="Pictures of each kind to ask about.")] = 300,
-    file: JsonFile = None,
-) -> None:
-    """Ask about held-out photographs and scenes in words that were never trained on: exact match per kind of question.
-
-    For photographs also the closed-set accuracy over the labels; for a model of two experts the gates' means.
-    """
-    if photos is None and scenes is None:
-        raise ValueError("Name pictures to ask about: --photos FOLDER, --scenes FOLDER, or both.")
-    check_learned(model)
-    from app.quiz import quizzed
-
-    scores = quizzed(model, photos, scenes, limit)
-    for name, value in scores.items():
-        print(f"{name:<28}{value:>10.0f}" if name.endswith("questions") else f"{name:<28}{value:>10.1%}")
-    write_json(file, scores)
 
 
 def check_model(name: str) -> None:

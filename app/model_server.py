@@ -1,6 +1,6 @@
 """A model behind HTTP: describe it, ask it, or let it drive a rollout from another machine.
 
-    GET  /         {"name", "about", "fingerprint"} as JSON
+    GET  /         {"name", "about", "fingerprint", "pictures"} as JSON
     POST /ask      `wire.Question`; answered by a stream of `wire.Piece`
     WS   /rollout  one rollout: `wire.Order` in, `wire.View`, `wire.Piece` or `wire.Problem` out; ?think=1 to think
 
@@ -63,7 +63,12 @@ BROKE = "Something broke on the model server; its log says what."
 def application(engine: Engine, idle_s: float = IDLE_S) -> Starlette:
     """The ASGI application for one loaded model."""
 
-    about = {"name": engine.name, "about": engine.describe(), "fingerprint": engine.fingerprint()}
+    about = {
+        "name": engine.name,
+        "about": engine.describe(),
+        "fingerprint": engine.fingerprint(),
+        "pictures": engine.pictures,
+    }
 
     def describe(request: Request) -> Response:
         return JSONResponse(about)
@@ -71,8 +76,9 @@ def application(engine: Engine, idle_s: float = IDLE_S) -> Starlette:
     async def ask(request: Request) -> Response:
         try:
             question = unpack(QUESTION, await _body(request))
-            image, turns = question.picture.pixels(), [(asked, told) for asked, told in question.history]
-            pieces = engine.ask(image, question.question, history=turns)
+            images = [picture.pixels() for picture in (question.picture, *question.more)]
+            turns = [(asked, told) for asked, told in question.history]
+            pieces = engine.ask(images, question.question, history=turns)
             # With the first piece in hand, whatever the model refuses can still be said by the status.
             first = await run_in_threadpool(next, pieces, None)
         except ClientDisconnect:

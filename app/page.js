@@ -21,4 +21,10 @@
     const box = lane.getBoundingClientRect();
     video.currentTime = mark ? +mark.dataset.at + 0.05 : ((event.clientX - box.left) / box.width) * timeline.dataset.length;
   });
+
+  // Gradio gives example pictures no text for those who cannot see them.
+  document.addEventListener("load", ({ target }) => {
+    const all = [...document.querySelectorAll("#pictures img")];
+    if (all.includes(target)) target.alt = `Example picture ${all.indexOf(target) + 1} of ${all.length}`;
+  }, true);
 }

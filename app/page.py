@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from html import escape
@@ -10,24 +11,32 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.types import Receive, Scope, Send
 
 from app import pictures, scenes
 from app.gate import Gate, log_as_json
 from app.health import health_of
 from app.pilots import Learned, Pilot, Scripted
-from app.scenes import EXAMPLES
+from app.scenes import EXAMPLES, PICTURES
 from app.service import Service
 from app.sessions import Sessions
 from app.settings import Settings
-from app.views import ask, command, compare
+from app.views import ask, benchmark, command, compare
+from model.data.things import load_catalog
 from sim.worker import EITHER, WorkerPool
 
 if TYPE_CHECKING:
     from model.engine import Changes
 
 PITCH = "Tell a simulated robot arm what to do. It looks, says what it means to do, and does it."
+TITLE = (
+    '<h1 translate="no">InstructVLA</h1><button id="language" type="button" translate="no" lang="zh">中文</button>'
+    f"<p>{PITCH}</p>"
+)
 RECORDINGS = Path("recordings")
 STYLE, SCRIPT = Path(__file__).with_name("page.css"), Path(__file__).with_name("page.js")
+TRANSLATE, CHINESE = Path(__file__).with_name("translate.js"), Path(__file__).parent / "views" / "chinese.json"
 DEFAULTS = Settings()
 CACHE_CHECK_S, CACHE_AGE_S = 600, 3600
 POLL_S = 1.0
@@ -65,7 +74,7 @@ def build(
     cache = (CACHE_CHECK_S, CACHE_AGE_S)
     with gr.Blocks(title="InstructVLA", analytics_enabled=False, delete_cache=cache) as page:
         with gr.Column(elem_id="head"):
-            gr.HTML(f"<h1>InstructVLA</h1><p>{PITCH}</p>", elem_id="title", padding=False)
+            gr.HTML(TITLE, elem_id="title", padding=False)
             badge = gr.HTML(model_badge(pilot), elem_id="model", padding=False)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Act", id="act"):
@@ -74,6 +83,8 @@ def build(
                 compare.build(pilot, sessions, recordings)
             with gr.Tab("Ask", id="ask"):
                 ask.build(pilot, acting.camera)
+            with gr.Tab("Benchmark", id="benchmark") as tab:
+                benchmark.build(tab, pilot)
         Service(pilot, sessions, recordings, settings).build()
 
         poll = gr.Timer(POLL_S, active=pilot.state == "loading")
@@ -100,9 +111,31 @@ def model_badge(pilot: Pilot) -> str:
     detail = {"loading": "Choose a scene meanwhile.", "ready": pilot.describe(), "failed": pilot.error or ""}[state]
     mend = " Run <code>python app.py doctor</code> to see what is missing." if state == "failed" else ""
     return (
-        f'<div class="badge {state}" role="status"><b>{escape(pilot.name)}</b><span class="state">{state}</span>'
-        f'<span class="detail">{escape(detail)}{mend}</span></div>'
+        f'<div class="badge {state}" role="status"><b translate="no">{escape(pilot.name)}</b>'
+        f'<span class="state">{state}</span><span class="detail">{escape(detail)}{mend}</span></div>'
     )
+
+
+class CompressedDocument(GZipMiddleware):
+    """Compresses the document, the one large text that Gradio's own compression leaves out."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        await (super().__call__ if scope.get("path") == "/" else self.app)(scope, receive, send)
+
+
+def script() -> str:
+    """What the browser runs once the page is there: the timeline's seeking, and the translation into Chinese."""
+    texts = json.loads(CHINESE.read_text(encoding="utf-8"))
+    nouns = {thing.name: thing.names["zh"] for thing in load_catalog(unseen=True).values() if thing.names}
+    given = ", ".join(json.dumps(words, ensure_ascii=False, separators=(",", ":")) for words in (texts, nouns))
+    page, translate = (file.read_text(encoding="utf-8").strip() for file in (SCRIPT, TRANSLATE))
+    return f"() => {{\n({_code(page)})();\n({_code(translate)})({given});\n}}"
+
+
+def _code(text: str) -> str:
+    """JavaScript without the lines of comment above it."""
+    return text[text.index("(") :] if text.startswith("//") else text
 
 
 def serve(
@@ -150,7 +183,7 @@ def launch(
 ) -> str:
     """Open the port (None: a free one) and return the page's address; `health` is what `/health` says.
 
-    Only finished recordings and the shipped examples may be read through it.
+    Only finished recordings, the shipped examples and pictures may be read through it.
     """
     page.launch(
         server_name=host,
@@ -158,10 +191,10 @@ def launch(
         prevent_thread_lock=True,
         theme=THEME,
         css_paths=STYLE,
-        js=SCRIPT.read_text(encoding="utf-8"),
-        allowed_paths=[str(recordings), str(EXAMPLES)],
+        js=script(),
+        allowed_paths=[str(recordings), str(EXAMPLES), str(PICTURES)],
         max_file_size=settings.picture_bytes,
-        app_kwargs={"middleware": [Middleware(Gate, settings=settings, health=health)]},
+        app_kwargs={"middleware": [Middleware(Gate, settings=settings, health=health), Middleware(CompressedDocument)]},
         mcp_server=True,
         show_error=False,
         run_history=False,

@@ -25,8 +25,9 @@ class Pilot(Protocol):
 
     name: str
 
-    answers: bool
-    """Whether it can be asked about pictures."""
+    @property
+    def pictures(self) -> int:
+        """The most pictures that a question may be about; 0 where it answers none."""
 
     @property
     def state(self) -> State: ...
@@ -48,14 +49,12 @@ class Pilot(Protocol):
     def policy(self, simulator: Simulator, spec: Scene, think: bool) -> ThinkingPolicy:
         """A fresh policy for one rollout."""
 
-    def ask(self, image: Image, question: str, history: Sequence[Turn] = ()) -> Iterator[str]:
-        """Stream an answer about a picture, after earlier turns about it. `ValueError`: it answers no questions."""
+    def ask(self, image: Image | Sequence[Image], question: str, history: Sequence[Turn] = ()) -> Iterator[str]:
+        """Stream an answer about a picture or several, after earlier turns about them. `ValueError`: it cannot."""
 
 
 class Learned:
     """A model in `model.engine.Engine`."""
-
-    answers = True
 
     def __init__(self, name: str, schedule: Changes = ()) -> None:
         """Start loading the model `name` in the background; `schedule` is `model.engine.Engine`'s."""
@@ -74,6 +73,10 @@ class Learned:
     @property
     def error(self) -> str | None:
         return self._engine.error
+
+    @property
+    def pictures(self) -> int:
+        return self._engine.pictures
 
     @cached_property
     def fingerprint(self) -> str:
@@ -97,7 +100,7 @@ class Learned:
     def policy(self, simulator: Simulator, spec: Scene, think: bool) -> ThinkingPolicy:
         return self._engine.policy(think)
 
-    def ask(self, image: Image, question: str, history: Sequence[Turn] = ()) -> Iterator[str]:
+    def ask(self, image: Image | Sequence[Image], question: str, history: Sequence[Turn] = ()) -> Iterator[str]:
         return self._engine.ask(image, question, history=history)
 
 
@@ -105,7 +108,7 @@ class Scripted:
     """The scripted expert, for machines where even a small model is too much."""
 
     name = "expert"
-    answers = False
+    pictures = 0
     state: State = "ready"
     error = None
     fingerprint = ""
@@ -119,7 +122,7 @@ class Scripted:
     def policy(self, simulator: Simulator, spec: Scene, think: bool) -> ThinkingPolicy:
         return Expert(simulator, spec, think)
 
-    def ask(self, image: Image, question: str, history: Sequence[Turn] = ()) -> Iterator[str]:
+    def ask(self, image: Image | Sequence[Image], question: str, history: Sequence[Turn] = ()) -> Iterator[str]:
         raise ValueError("The scripted expert answers no questions: start the page with --model nano.")
 
 

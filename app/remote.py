@@ -56,6 +56,7 @@ class About(BaseModel):
     name: str
     about: str
     fingerprint: str
+    pictures: int = 1
 
 
 def is_address(name: str) -> bool:
@@ -146,17 +147,23 @@ class RemoteEngine:
         self.wait()
         return RemotePolicy(self.name, think)
 
+    @property
+    def pictures(self) -> int:
+        """The most pictures that one question may be about; 1 until the server has answered."""
+        return self._about.pictures if self.state == "ready" else 1
+
     def ask(
         self,
-        image: Image,
+        image: Image | Sequence[Image],
         question: str,
         should_stop: Callable[[], bool] | None = None,
         history: Sequence[tuple[str, str]] = (),
     ) -> Iterator[str]:
-        """Stream an answer about a picture (H, W, 3) uint8, piece by piece; `ValueError` where there is none."""
+        """As `model.engine.Engine.ask`; `ValueError` where there is no answer."""
         self.wait()
+        first, *more = [Picture.of(each) for each in ([image] if isinstance(image, np.ndarray) else image)]
         turns = [list(turn) for turn in history]
-        body = pack(Question(picture=Picture.of(image), question=question, history=turns))
+        body = pack(Question(picture=first, more=more, question=question, history=turns))
         try:
             with httpx.stream("POST", f"{self.name}/ask", content=body, timeout=ANSWER_S) as answer:
                 for message in _messages(answer.iter_bytes()):

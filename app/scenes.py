@@ -16,6 +16,7 @@ from sim.twins import TWINS, Scene, TwinScene
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 EXAMPLES = ASSETS / "examples"
+PICTURES = ASSETS / "pictures"
 CHECKPOINTS = ASSETS / "checkpoints"
 
 FAMILIES: dict[str, Kind] = {
@@ -93,14 +94,18 @@ def seed_problem(seed: float | None) -> str | None:
     return None
 
 
+def checkpoint_folder(model: str) -> Path:
+    """Where a model's checkpoint, and what was measured with it, would be."""
+    return CHECKPOINTS / model if (CHECKPOINTS / model).is_dir() else Path(model)
+
+
 def odds(kind: str, model: str) -> str:
     """How often the model solved this family when it was measured, with its 95 % Wilson interval."""
     if model == "expert":
         return "The expert knows where everything is; its success says nothing about a model."
     label = LABELS.get(kind, "This official scene")
-    folder = CHECKPOINTS / model if (CHECKPOINTS / model).is_dir() else Path(model)
     try:
-        report = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+        report = json.loads((checkpoint_folder(model) / "evaluation.json").read_text(encoding="utf-8"))
         task = next(task for task in report["tasks"] if task["name"] == kind)
         low, high = 100 * task["wilson_low"], 100 * task["wilson_high"]
         measured = (
@@ -122,5 +127,5 @@ def shipped_examples() -> list[Recording]:
 
 
 def example_pictures() -> list[Path]:
-    """First camera frames of the shipped rollouts, to ask about."""
-    return [recording.poster for recording in shipped_examples()]
+    """Small pictures of scenes nobody trained on, to ask about."""
+    return sorted(PICTURES.glob("*.jpg"))

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, Val
 from sim.interface import ACTION_DIM, PROPRIO_DIM, Image, Observation
 from sim.process import JpegObservation
 
-MAX_MESSAGE = 8_000_000
-"""Bytes of one message: a raw picture of 1600 x 1600 and some words."""
+MAX_MESSAGE = 16_000_000
+"""Bytes of one message: four raw pictures of 1024 x 1024 and some words."""
 MAX_CONTAINERS = 200
 """Lists and maps in one message; a hostile one could otherwise unpack to a hundred times its size."""
 MAX_ITEMS = 100
@@ -26,6 +26,8 @@ MIN_SIDE, MAX_SIDE = 8, 2048
 MAX_TEXT = 2000
 """Characters of an instruction, a question or a thought."""
 MAX_TURNS = 20
+MAX_PICTURES = 4
+"""Of one question; how many a model takes, it says itself."""
 MAX_STEP = 1_000_000
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
@@ -119,9 +121,10 @@ class Seen(Message):
 
 
 class Question(Message):
-    """Body of `POST /ask`: a question about a picture after earlier (question, answer) turns."""
+    """Body of `POST /ask`: a question about a picture, or about it and more, after earlier (question, answer) turns."""
 
     picture: Picture
+    more: Annotated[list[Picture], Field(max_length=MAX_PICTURES - 1)] = []
     question: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
     history: Annotated[
         list[Annotated[list[Text], Field(min_length=2, max_length=2)]], Field(max_length=MAX_TURNS)

@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,6 +38,8 @@ MAX_ANSWER_TOKENS = 64
 """The nano was trained on answers of at most a sentence or two."""
 MAX_RELEASED_ANSWER_TOKENS = 200
 """As in upstream's demonstration (reference 4.2)."""
+MAX_PICTURES = 4
+"""Of one question to a released model, which share the tiles; ours have seen one at a time."""
 
 
 class Engine:
@@ -137,35 +140,45 @@ class Engine:
             schedule=schedule,
         )
 
+    @property
+    def pictures(self) -> int:
+        """The most pictures that one question may be about; 1 until a model is there."""
+        return MAX_PICTURES if self.state == "ready" and isinstance(self.loaded, Released) else 1
+
     def ask(
         self,
-        image: Image,
+        image: Image | Sequence[Image],
         question: str,
         should_stop: Callable[[], bool] | None = None,
         history: Sequence[tuple[str, str]] = (),
     ) -> Iterator[str]:
-        """Stream an answer about a picture (H, W, 3) uint8, piece by piece.
+        """Stream an answer about a picture (H, W, 3) uint8, or up to `pictures` of them, piece by piece.
 
-        `history` holds the (question, answer) turns before it about the same picture.
+        `history` holds the (question, answer) turns before it about the same pictures. `ValueError`: too many pictures.
         """
         self.wait()
+        images = [image] if isinstance(image, np.ndarray) else list(image)
+        if not 1 <= len(images) <= self.pictures:
+            most = "one picture" if self.pictures == 1 else f"1 to {self.pictures} pictures"
+            raise ValueError(f"This model looks at {most} at a time, not at {len(images)}.")
         with inference(self.model, self._lock):
-            embeds, cache, room = self._open(image, question, history)
+            embeds, cache, room = self._open(images, question, history)
         prompter = self.loaded.prompter
         tokens = self.model.decoder.generate(embeds, cache, room, prompter.stop_ids, text_only=True)
         yield from stream_text(self.model, prompter, tokens, self._lock, should_stop)
 
     def _open(
-        self, image: Image, question: str, history: Sequence[tuple[str, str]]
+        self, images: Sequence[Image], question: str, history: Sequence[tuple[str, str]]
     ) -> tuple[Tensor, DecoderCache, int]:
         """A question's embeddings, a cache and the room for an answer. Released models see a picture in tiles."""
         loaded = self.loaded
         if isinstance(loaded, Released):
             config, room = loaded.model.config, MAX_RELEASED_ANSWER_TOKENS
-            tiles = tile(image, config.vision.size, MAX_TILES).to(loaded.model.device)
-            prompt, view = loaded.prompter.question(question, (len(tiles),), history), loaded.model.encode(tiles)
+            parts = [tile(image, config.vision.size, MAX_TILES // len(images)) for image in images]
+            view = loaded.model.encode(torch.cat(parts).to(loaded.model.device))
+            prompt = loaded.prompter.question(question, [len(part) for part in parts], history)
             return *loaded.model.open_prompt(prompt, view, room, config.compat.shared_cache), room
-        pixels = preprocess(image, loaded.model.config.vision)[None].to(loaded.model.device)
+        pixels = preprocess(images[0], loaded.model.config.vision)[None].to(loaded.model.device)
         prompt, view = loaded.prompter.question(question, history=history), loaded.model.encode(pixels)
         return *loaded.model.open_prompt(prompt, view, MAX_ANSWER_TOKENS), MAX_ANSWER_TOKENS
 

@@ -121,7 +121,7 @@ class ExpertPolicy:
         return self._worker.expert_action()
 
 
-def wilson(successes: int, episodes: int) -> tuple[float, float]:
+def wilson(successes: float, episodes: int) -> tuple[float, float]:
     """95 % Wilson score interval of a success rate; (0, 1) when nothing was played."""
     from statsmodels.stats.proportion import proportion_confint  # brings pandas: seconds, so only when needed
 

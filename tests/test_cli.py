@@ -274,3 +274,20 @@ def test_bench_writes_its_table_and_json(tmp_path: Path, monkeypatch: pytest.Mon
     assert "a small model" in text and "frame" in text
     assert json.loads((tmp_path / "new" / "bench.json").read_text()) == result
     assert result["machine"]["cores"] >= 1
+
+
+def test_a_space_is_served_to_everybody_within_its_own_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    from app import page
+
+    served: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(page, "serve", lambda *given, settings: served.append((*given, settings.behind_proxy)))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    for name, value in {"GRADIO_SERVER_NAME": "0.0.0.0", "GRADIO_SERVER_PORT": str(port)}.items():
+        monkeypatch.setenv(name, value)
+    run("--model", "expert")
+    monkeypatch.setenv("SPACE_ID", "somebody/space")
+    monkeypatch.setenv("INSTRUCTVLA_MODEL", "expert")
+    run()
+    assert served == [("expert", "0.0.0.0", port, 1, False), ("expert", "0.0.0.0", port, 1, True)]

@@ -212,3 +212,7 @@ def test_only_nvidias_driver_renders_on_the_gpu(machine: Path, monkeypatch: pyte
     assert not rendering.on_nvidia()
     monkeypatch.setenv(rendering.VARIABLE, str(nvidia))
     assert rendering.on_nvidia()
+
+
+def test_a_space_installs_what_the_set_up_installs() -> None:
+    assert (system.ROOT / "packages.txt").read_text().split() == system.DRIVER_PACKAGES

@@ -51,7 +51,7 @@ class DrawnPool(FakePool):
 class FakePilot:
     """A model in whatever state a test wants. Asked, it repeats the question word by word."""
 
-    answers = True
+    pictures = 1
     fingerprint = "0123abcd"
 
     def __init__(self, state: State = "ready", error: str | None = None) -> None:
@@ -66,8 +66,8 @@ class FakePilot:
     def policy(self, simulator: Simulator, spec: SceneSpec, think: bool) -> ThinkingPolicy:
         return Expert(simulator, spec, think)
 
-    def ask(self, image: Image, question: str, history: Sequence[Turn] = ()) -> Iterator[str]:
-        self.asked = (image.shape, question, list(history))
+    def ask(self, image: Image | Sequence[Image], question: str, history: Sequence[Turn] = ()) -> Iterator[str]:
+        self.asked = ([each.shape for each in image], question, list(history))
         yield from (f"{word} " for word in question.split())
 
 

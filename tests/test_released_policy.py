@@ -256,6 +256,11 @@ def test_the_engine_runs_a_run_folder(tmp_path: Path) -> None:
     assert words and action.shape == (7,) and pilot.needs_image and pilot.focus is None
     image = np.asarray(Image.new("RGB", (120, 40), "red"))
     assert isinstance("".join(engine.ask(image, "What is this?")), str)
+    other = np.asarray(Image.new("RGB", (40, 40), "green"))
+    spoken = {"".join(engine.ask(pictures, "Which one?")) for pictures in ([image, other], [other, image])}
+    assert engine.pictures == 4 and len(spoken) == 2, "both pictures count, and so does their order"
+    with pytest.raises(ValueError, match="1 to 4 pictures at a time, not at 5"):
+        list(engine.ask([image] * 5, "Which one?"))
 
 
 def test_the_engine_keeps_to_a_schedule(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ class TinyEngine:
     """As `model.engine.Engine`, with the tiny model; its answers repeat the question."""
 
     name = "tiny"
+    pictures = 4
 
     def __init__(self, batch: int = 1) -> None:
         torch.manual_seed(0)
@@ -51,13 +52,16 @@ class TinyEngine:
             self.model, prompter, statistics(), think=think, lock=self.lock, sample=self.sampler
         )
 
-    def ask(self, image: Image, question: str, history: Sequence[tuple[str, str]] = ()) -> Iterator[str]:
+    def ask(
+        self, image: Image | Sequence[Image], question: str, history: Sequence[tuple[str, str]] = ()
+    ) -> Iterator[str]:
         if "nothing" in question:
             raise ValueError("There is nothing to say.")
         if "bug" in question:
             raise KeyError("secret")
         yield from (f"{word} " for word in question.split())
-        yield f"{image.mean():.3f} {history}"
+        images = [image] if isinstance(image, np.ndarray) else image
+        yield " ".join(f"{each.mean():.3f}" for each in images) + f" {history}"
         if "halfway" in question:
             raise ValueError("The model lost its thread.")
 
@@ -208,6 +212,8 @@ def test_answers_stream_piece_by_piece(address: str) -> None:
     assert list(engine.ask(image, "is it red?", history=[("a", "b")])) == [
         "is ", "it ", "red? ", f"{image.mean():.3f} [('a', 'b')]"
     ]  # fmt: skip
+    dark = np.zeros((8, 9, 3), np.uint8)
+    assert engine.pictures == 4 and list(engine.ask([image, dark], "which?"))[-1] == f"{image.mean():.3f} 0.000 []"
     heard: list[str] = []
     for piece in engine.ask(image, "one two three", should_stop=lambda: bool(heard)):
         heard.append(piece)

@@ -1,8 +1,9 @@
-"""Ask tab: a picture, questions about it, and the same model's answers as they are decoded."""
+"""Ask tab: a picture (or several), questions about it, and the same model's answers as they are decoded."""
 
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -23,7 +24,9 @@ AT_ONCE = 2
 REMEMBERED = 4
 """Turns the model is reminded of; more would only push the picture away."""
 QUESTIONS = ("What is on the table?", "What colour is the plate?", "Is there a carrot?", "Which of these can one eat?")
-LIMITS = "About anything else, photographs included, it guesses, and it can be wrong about its own table."
+LIMITS = "About anything else it guesses, and it can be wrong about what it knows."
+ONE_PICTURE = "It looks at one picture at a time."
+MARKUP = re.compile(r"<[A-Za-z/!?]|&#?\w+;")
 CUT = " \u2026 (stopped)"
 
 
@@ -40,7 +43,18 @@ def build(pilot: Pilot, camera: gr.Image) -> None:
                 elem_id="picture",
             )
             problem = gr.HTML(elem_id="picture-problem", padding=False)
-            current = gr.Button("Use the robot's camera", size="sm", elem_id="use-camera")
+            with gr.Row(elem_id="more-pictures"):
+                current = gr.Button("Use the robot's camera", size="sm", elem_id="use-camera", min_width=150)
+                more = gr.Button("Add a picture", size="sm", visible=pilot.pictures > 1, elem_id="more", min_width=110)
+            strip = gr.Gallery(
+                label="Earlier pictures, in order; the one above comes last",
+                columns=4,
+                height=110,
+                interactive=False,
+                buttons=[],
+                visible=False,
+                elem_id="kept",
+            )
             examples = gr.Dataset(
                 components=[gr.Image(visible=False, type="filepath")],
                 samples=[[str(path)] for path in pictures],
@@ -54,7 +68,7 @@ def build(pilot: Pilot, camera: gr.Image) -> None:
                 show_label=False,
                 label="Questions and answers",
                 buttons=["copy", "copy_all"],
-                render_markdown=False,  # whatever was typed or decoded is text
+                render_markdown=False,  # see `literal`
                 latex_delimiters=[],
                 placeholder="Choose a picture, then ask.",
                 elem_id="chat",
@@ -72,13 +86,13 @@ def build(pilot: Pilot, camera: gr.Image) -> None:
                 elem_id="questions",
             )
             known = gr.HTML(knows(pilot), elem_id="knows", padding=False)
-    turns = gr.State([])
+    turns, kept = gr.State([]), gr.State([])
     tab = Tab(pilot)
 
     answering = gr.on(
         [ask.click, question.submit],
         tab.ask,
-        [picture, question, turns],
+        [picture, kept, question, turns],
         [chat, turns, question, ask, stop],
         validator=validate,
         trigger_mode="once",
@@ -91,13 +105,15 @@ def build(pilot: Pilot, camera: gr.Image) -> None:
     stop.click(tab.stop, None, stop, queue=False, **HIDDEN)
     anew = {"cancels": [answering], **HIDDEN}
     fresh = [chat, turns, ask, stop]
-    gr.on([clear.click, chat.clear], start_over, None, fresh, **anew)
+    gr.on([clear.click, chat.clear], lambda: (*keep([]), *start_over()), None, [kept, strip, *fresh], **anew)
     picture.input(lambda path: (picture_problem(path), *start_over()), picture, [problem, *fresh], **anew)
+    more.click(tab.add, [picture, kept], [kept, strip, picture, problem, *fresh], **anew)
     chosen = [picture, problem, *fresh]
     current.click(lambda frame: (frame, "", *start_over()), camera, chosen, **anew)
     examples.click(lambda index: (pictures[index], "", *start_over()), examples, chosen, **anew)
     suggestions.click(lambda index: QUESTIONS[index], suggestions, question, **HIDDEN)
-    question.focus(lambda: knows(pilot), None, known, **HIDDEN)
+    ready = lambda: (knows(pilot), gr.Button(visible=pilot.pictures > 1))  # noqa: E731
+    gr.on([question.focus, picture.change], ready, None, [known, more], **HIDDEN)
 
 
 class Tab:
@@ -107,14 +123,19 @@ class Tab:
         self._pilot = pilot
         self._stops: dict[str, threading.Event] = {}
 
-    def ask(self, path: str | None, question: str, turns: list[Turn], request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        """Stream an answer. Stop ends it with the present word, and so does closing the iterator."""
+    def ask(
+        self, path: str | None, kept: list[str], question: str, turns: list[Turn], request: gr.Request
+    ) -> Iterator[tuple[Any, ...]]:
+        """Stream an answer about the `kept` pictures and the present one.
+
+        Stop ends it with the present word, and so does closing the iterator.
+        """
         question, answer = question.strip(), ""
         stop = self._stops[request.session_hash or ""] = threading.Event()
         running = gr.Button(interactive=False), gr.Button(interactive=True)
         yield conversation(turns, question, "\u2026"), gr.skip(), "", *running
         try:
-            for piece in self._answer(path, question, turns):
+            for piece in self._answer([*kept, path] if path else kept, question, turns):
                 answer += piece
                 yield conversation(turns, question, answer), *[gr.skip()] * 4
                 if stop.is_set():
@@ -137,26 +158,45 @@ class Tab:
             running.set()
         return gr.Button(interactive=False)
 
-    def _answer(self, path: str | None, question: str, turns: list[Turn]) -> Iterator[str]:
-        if path is None:
+    def add(self, path: str | None, kept: list[str]) -> tuple[Any, ...]:
+        """Put the present picture aside and make room for another one."""
+        most = self._pilot.pictures
+        if problem := picture_problem(path):
+            return *keep(kept), path, problem, *start_over()
+        if path is not None and len(kept) + 1 >= most:
+            return *keep(kept), path, complaint(f"This model looks at {most} pictures at most."), *start_over()
+        return *keep([*kept, path] if path else kept), None, "", *start_over()
+
+    def _answer(self, paths: Sequence[str], question: str, turns: list[Turn]) -> Iterator[str]:
+        if not paths:
             raise ValueError("Choose a picture first: upload one, take one, or click one of the scenes.")
         if self._pilot.state == "loading":
             raise ValueError("The model is still loading: ask again in a few seconds.")
         if self._pilot.state == "failed":
             raise ValueError(f'{self._pilot.error} Run "python app.py doctor" to see what is missing.')
-        return self._pilot.ask(open_picture(Path(path)), question, turns[-REMEMBERED:])
+        return self._pilot.ask([open_picture(Path(path)) for path in paths], question, turns[-REMEMBERED:])
 
 
 def conversation(turns: Sequence[Turn], question: str | None = None, answer: str = "") -> list[dict[str, str]]:
     """Finished turns and the one in progress as the messages of a chat."""
     said = [*turns, (question, answer)] if question is not None else turns
     roles = ("user", "assistant")
-    return [{"role": role, "content": text} for turn in said for role, text in zip(roles, turn, strict=True)]
+    return [{"role": role, "content": literal(text)} for turn in said for role, text in zip(roles, turn, strict=True)]
+
+
+def literal(text: str) -> str:
+    """Text that the chat, which reads HTML even where it reads no Markdown, shows as it stands."""
+    return re.sub(r"&(?=#|[A-Za-z])", "&amp;", text).replace("<", "&lt;") if MARKUP.search(text) else text
 
 
 def start_over() -> tuple[Any, ...]:
     """Another picture is another conversation."""
     return [], [], *idle()
+
+
+def keep(kept: list[str]) -> tuple[list[str], gr.Gallery]:
+    """The pictures put aside, and how they are shown."""
+    return kept, gr.Gallery([(path, f"{number}") for number, path in enumerate(kept, 1)], visible=bool(kept))
 
 
 def picture_problem(path: str | None) -> str:
@@ -165,21 +205,29 @@ def picture_problem(path: str | None) -> str:
         if path is not None:
             open_picture(Path(path))
     except (ValueError, OSError) as error:
-        return f'<p class="problem" role="alert">{escape(str(error))}</p>'
+        return complaint(str(error))
     return ""
 
 
+def complaint(sentence: str) -> str:
+    """What is wrong, as HTML."""
+    return f'<p class="problem" role="alert">{escape(sentence)}</p>'
+
+
 def knows(pilot: Pilot) -> str:
-    """What the model has seen, and what it has not, as HTML."""
+    """What the model has seen, in the words of its checkpoint, and what it has not, as HTML."""
     if pilot.state == "loading":
         return '<p class="note">The model is still loading; ask anyway, the answer comes then.</p>'
-    return f'<p class="note">{escape(pilot.describe())} {LIMITS if pilot.answers else ""}</p>'
+    said = [pilot.describe(), LIMITS if pilot.pictures else "", ONE_PICTURE if pilot.pictures == 1 else ""]
+    return f'<p class="note">{" ".join(f"<span>{escape(sentence)}</span>" for sentence in said if sentence)}</p>'
 
 
-def validate(path: str | None, question: str | None, turns: list[Turn]) -> list[dict[str, Any]]:
+def validate(
+    path: str | None, kept: list[str], question: str | None, turns: list[Turn]
+) -> list[dict[str, Any]]:
     """Refuse a question that is none, beside the box it was typed into."""
     problem = scenes.question_problem(question)
-    return [FINE, gr.validate(problem is None, problem or ""), FINE]
+    return [FINE, FINE, gr.validate(problem is None, problem or ""), FINE]
 
 
 def idle() -> tuple[gr.Button, gr.Button]:
