@@ -207,6 +207,7 @@ class Rollout:
             thought=policy.thought,
             timings=policy.timings,
             focus=focus,
+            heat=policy.heat,
             gate=policy.gate,
             action=action,
         )

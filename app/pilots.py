@@ -25,6 +25,9 @@ class Pilot(Protocol):
     answers: bool
     """Whether it can be asked about pictures."""
 
+    points: bool
+    """Whether it may show where in the picture it is about to act; its first plan says whether it does."""
+
     @property
     def state(self) -> State: ...
 
@@ -50,6 +53,7 @@ class Learned:
     """A model in `model.engine.Engine`."""
 
     answers = True
+    points = True
 
     def __init__(self, name: str) -> None:
         """Start loading the model `name` in the background."""
@@ -89,6 +93,7 @@ class Scripted:
 
     name = "expert"
     answers = False
+    points = False
     state: State = "ready"
     error = None
     fingerprint = ""
@@ -108,6 +113,7 @@ class Expert:
 
     needs_image = False
     focus = None
+    heat = None
     gate = None
 
     def __init__(self, simulator: Simulator, spec: Scene, think: bool) -> None:

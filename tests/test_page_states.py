@@ -52,6 +52,7 @@ class FakePilot:
     """A model in whatever state a test wants. Asked, it repeats the question word by word."""
 
     answers = True
+    points = True
     fingerprint = "0123abcd"
 
     def __init__(self, state: State = "ready", error: str | None = None) -> None:
@@ -76,7 +77,7 @@ def tab(pilot: FakePilot, recordings: Path) -> tuple[Tab, Widgets, Sessions]:
 
 
 def rollout(handlers: Tab, words: str = "open it") -> Iterator[dict[Any, Any]]:
-    return handlers.rollout("open", 3, [], words, True, False, REQUEST)  # type: ignore[arg-type]
+    return handlers.rollout("open", 3, [], words, True, REQUEST)  # type: ignore[arg-type]
 
 
 def said(updates: list[dict[Any, Any]], widget: gr.blocks.Block) -> list[Any]:
@@ -156,18 +157,18 @@ def test_leaving_in_the_middle_stops_and_frees_the_simulator(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("words", ["öffne die Schublade", "把胡萝卜放在盘子上", "<b>pick</b>", "x" * 500])
 def test_words_of_any_script_are_accepted(words: str) -> None:
-    assert all(verdict["is_valid"] for verdict in validate("open", 3, [], words, True, False))
+    assert all(verdict["is_valid"] for verdict in validate("open", 3, [], words, True))
 
 
 @pytest.mark.parametrize("words", ["", None, "\n\t", "!!", "x" * 501])
 def test_bad_words_are_refused_with_a_reason(words: str | None) -> None:
-    verdict = validate("open", 3, [], words, True, False)[3]
+    verdict = validate("open", 3, [], words, True)[3]
     assert not verdict["is_valid"] and verdict["message"]
 
 
 @pytest.mark.parametrize("seed", [None, -1, 2_000_000, 1.5])
 def test_scenes_that_do_not_exist_are_refused(seed: float | None) -> None:
-    assert not validate("open", seed, [], "open it", True, False)[1]["is_valid"]
+    assert not validate("open", seed, [], "open it", True)[1]["is_valid"]
 
 
 def test_typed_text_never_becomes_markup() -> None:
@@ -228,7 +229,7 @@ def opened(handlers: Tab, **query: str) -> dict[Any, Any]:
 
 def test_a_link_brings_back_scene_words_mode_and_recording(tmp_path: Path) -> None:
     handlers, widgets, _ = tab(FakePilot(), tmp_path)
-    list(handlers.rollout("close", 7, ["light"], "shut *it*", False, False, REQUEST))  # type: ignore[arg-type]
+    list(handlers.rollout("close", 7, ["light"], "shut *it*", False, REQUEST))  # type: ignore[arg-type]
     (folder,) = tmp_path.iterdir()
     later = FakePilot()
     later.fingerprint = "other"
