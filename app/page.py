@@ -16,7 +16,7 @@ from app import pictures, scenes
 from app.gate import Gate, log_as_json
 from app.health import health_of
 from app.pictures import MAX_PIXELS
-from app.pilots import Learned, Pilot, Scripted
+from app.pilots import Pilot, pilot_of
 from app.scenes import EXAMPLES
 from app.service import Service
 from app.sessions import Sessions
@@ -58,9 +58,13 @@ THEME = gr.themes.Soft(
 
 
 def build(
-    pilot: Pilot, sessions: Sessions, recordings: Path = RECORDINGS, settings: Settings = DEFAULTS
+    pilot: Pilot,
+    sessions: Sessions,
+    recordings: Path = RECORDINGS,
+    settings: Settings = DEFAULTS,
+    against: Pilot | None = None,
 ) -> gr.Blocks:
-    """Assemble the page for one pilot (who drives) and the simulators it may use."""
+    """Assemble the page for one pilot (who drives), the simulators it may use, and a rival to compare it with."""
     cache = (CACHE_CHECK_S, CACHE_AGE_S)
     with gr.Blocks(title="InstructVLA", analytics_enabled=False, delete_cache=cache) as page:
         with gr.Column(elem_id="head"):
@@ -70,7 +74,7 @@ def build(
             with gr.Tab("Act", id="act"):
                 acting = command.build(page, pilot, sessions, recordings)
             with gr.Tab("Compare", id="compare"):
-                compare.build(pilot, sessions, recordings)
+                compare.build(pilot, against, sessions, recordings)
             with gr.Tab("Ask", id="ask"):
                 ask.build(pilot, acting.camera)
         Service(pilot, sessions, recordings, settings).build()
@@ -111,6 +115,7 @@ def serve(
     workers: int = 1,
     recordings: Path = RECORDINGS,
     settings: Settings = DEFAULTS,
+    against: str | None = None,
 ) -> None:
     """Serve the page until Ctrl+C; it opens at once, model and simulators come up in the background.
 
@@ -120,6 +125,7 @@ def serve(
         workers: simulators, that is rollouts at the same time.
         recordings: folder for finished rollouts.
         settings: limits of a public page.
+        against: a second model for the Compare tab, loaded when first asked for.
 
     Raises:
         OSError: the port is taken.
@@ -128,12 +134,13 @@ def serve(
     PIL.Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow itself refuses at twice this number, wherever it is used
     scenes.TEXT_LIMIT, pictures.MAX_BYTES = settings.text_characters, settings.picture_bytes  # read at every check
     log_as_json()
-    pilot: Pilot = Scripted() if model == "expert" else Learned(model)
+    pilot = pilot_of(model)
+    pilot.start()
     recordings = recordings.resolve()
     recordings.mkdir(parents=True, exist_ok=True)
     with WorkerPool(workers, world=EITHER) as pool:
         sessions = Sessions(pool, workers, settings.rollout_seconds, settings.wait_seconds)
-        page = build(pilot, sessions, recordings, settings)
+        page = build(pilot, sessions, recordings, settings, None if against is None else pilot_of(against))
         launch(page, host, port, recordings, settings, health_of(page, pilot, sessions, pool))
         page.block_thread()
 

@@ -39,6 +39,9 @@ class Pilot(Protocol):
     def fingerprint(self) -> str:
         """Tells weights apart; empty for what has none."""
 
+    def start(self) -> None:
+        """Begin to load, unless that has begun."""
+
     def describe(self) -> str:
         """One line: who it is and what it was trained on."""
 
@@ -56,11 +59,13 @@ class Learned:
     points = True
 
     def __init__(self, name: str) -> None:
-        """Start loading the model `name` in the background."""
+        """The model `name`, of which nothing is in memory before `start`."""
         from app.remote import engine_of  # here, because torch takes seconds to import and the expert needs none of it
 
         self.name = name
         self._engine = engine_of(name)
+
+    def start(self) -> None:
         self._engine.start()
 
     @property
@@ -97,6 +102,9 @@ class Scripted:
     state: State = "ready"
     error = None
     fingerprint = ""
+
+    def start(self) -> None:
+        """It always is ready."""
 
     def describe(self) -> str:
         return "Scripted expert: not a learned model. It reads the simulator's state instead of looking."
@@ -144,8 +152,14 @@ class Expert:
         return self._simulator.expert_action()
 
 
+def pilot_of(name: str) -> Pilot:
+    """Who drives by that name: `expert`, or whatever `app.remote.engine_of` takes. Nothing is loaded yet."""
+    return Scripted() if name == "expert" else Learned(name)
+
+
 def problem_when_loaded(pilot: Pilot, stop: threading.Event) -> str | None:
-    """Wait for a model that is loading; why it cannot drive, in one sentence, or None when it can."""
+    """Have a model loaded, and wait; why it cannot drive, in one sentence, or None when it can."""
+    pilot.start()
     while pilot.state == "loading" and not stop.wait(LOADING_POLL_S):
         pass
     if pilot.state == "failed":

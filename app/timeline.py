@@ -59,8 +59,9 @@ def timeline(recording: Recording, video_id: str) -> str:
             _row(f"move {_legend('xyz')}", _curves(places, moves), f"\u00b1{_largest(moves) * 100:.1f} cm"),
             _row(f"turn {_legend('xyz')}", _curves(places, turns), f"\u00b1{_largest(turns) * 57.3:.0f}\u00b0"),
             _row("gripper", _steps(grips, "gripper"), "open"),
-            _row("success", _steps(holds, "success"), "rule holds"),
         ]
+        if acted[0][1].proprio:  # older logs say nothing of the rule before the end
+            rows.append(_row("success", _steps(holds, "success"), "rule holds"))
     timed = _timed(events)
     if timed:
         slowest = max(step.total for _, step in timed)

@@ -90,13 +90,15 @@ def test_serve_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     import app.page
 
     seen: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(app.page, "serve", lambda *arguments, settings: seen.append((*arguments, settings.queue)))
+    monkeypatch.setattr(app.page, "serve", lambda *a, settings, against: seen.append((*a, settings.queue, against)))
     run("--model", "expert", "--host", "127.0.0.1", "--port", "0", "--workers", "3")
     monkeypatch.setattr(cli, "check_port", lambda host, port: None)
     settings = tmp_path / "settings.yaml"
     settings.write_text("queue: 5")
-    run("--model", "expert", "--settings", str(settings))
-    assert seen == [("expert", "127.0.0.1", 0, 3, 32), ("expert", "127.0.0.1", 7860, 1, 5)]
+    run("--model", "expert", "--settings", str(settings), "--against", "nano")
+    assert seen == [("expert", "127.0.0.1", 0, 3, 32, None), ("expert", "127.0.0.1", 7860, 1, 5, "nano")]
+    with pytest.raises(ValueError, match="another model"):
+        run("--model", "nano", "--against", "nano")
 
 
 def test_a_taken_port_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

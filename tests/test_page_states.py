@@ -58,6 +58,9 @@ class FakePilot:
     def __init__(self, state: State = "ready", error: str | None = None) -> None:
         self.name, self.state, self.error = "nano", state, error
 
+    def start(self) -> None:
+        self.started = True
+
     def describe(self) -> str:
         return "nano, trained on <tables>"
 

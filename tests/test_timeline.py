@@ -26,7 +26,8 @@ def drawn(tmp_path: Path, *extra: Steered, end: Outcome = OUTCOME) -> str:
     moving = []
     for event in rest:
         if isinstance(event, Frame):
-            event = Frame(event.jpeg, event.step, event.sim_time, (0.01, -0.02, 0, 0, 0, 0.1, float(event.step < 5)))
+            action = (0.01, -0.02, 0, 0, 0, 0.1, float(event.step < 5))
+            event = Frame(event.jpeg, event.step, event.sim_time, action, (0.0,) * 8, event.step == 10)
         moving.append(event)
     return timeline(recorder([start, *extra, *moving]).save(tmp_path), "video")
 

@@ -190,7 +190,7 @@ class Tab:
         """Play one rollout, show it while it happens, then its recording."""
         ui, screen = self._ui, Screen(think)
         command = Command(scenes.spec(kind, int(seed), words.strip(), look), think, int(seed))
-        recorder = Recorder(command, self._pilot.describe(), self._pilot.fingerprint)
+        recorder: Recorder | None = None
         yield {
             ui.run: gr.Button(interactive=False),
             **self._steerable(True),
@@ -204,13 +204,16 @@ class Tab:
                 if self._pilot.state == "loading":
                     yield {ui.status: status("The model is still loading", "the rollout starts by itself")}
                 for event in self._play(command, hold):
-                    recorder.add(event)
+                    if isinstance(event, SceneReady):  # the model has been loaded by now
+                        recorder = Recorder(command, self._pilot.describe(), self._pilot.fingerprint)
+                    if recorder is not None:
+                        recorder.add(event)
                     screen.show(event)
                     yield self._draw(event, screen)
         except (Busy, WorkerError) as error:
             yield {ui.status: failure(str(error))}
         yield self._steerable(False)
-        if recorder.started:
+        if recorder is not None:
             yield {ui.caption: "Saving the recording\u2026"}
             yield self._save(recorder)
         yield {ui.run: gr.Button(interactive=True)}

@@ -105,7 +105,7 @@ def _controls(first: Scene, pilot: Pilot) -> dict[str, Any]:
         stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=90)
     with gr.Row(elem_id="how"):
         think = gr.Checkbox(True, label="Think aloud", container=False, elem_id="think", min_width=120)
-        switch: dict[str, Any] = {"visible": pilot.points, "container": False, "min_width": 130}
+        switch: dict[str, Any] = {"visible": pilot.points, "interactive": True, "container": False, "min_width": 130}
         show_rings = gr.Checkbox(True, label="Show where it acts", elem_id="show-rings", **switch)
         show_heat = gr.Checkbox(label="Show its attention", elem_id="show-heat", **switch)
     odds = gr.Markdown(scenes.odds(kind, pilot.name), elem_id="odds")
