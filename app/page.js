@@ -4,14 +4,18 @@
 () => {
   const videoOf = (timeline) => document.querySelector(`#${timeline.dataset.video} video`);
   const last = (list, now) => list.filter(([at]) => at <= now + 0.01).at(-1)?.[1] ?? "";
-  const told = new WeakMap(); // timeline -> {steps, layers}, parsed once
+  const parsed = new WeakMap(); // Gradio may give an element that is here already other attributes: [text, value]
+  const told = (timeline) => {
+    const text = timeline.dataset.told;
+    if (parsed.get(timeline)?.[0] !== text) parsed.set(timeline, [text, JSON.parse(text)]);
+    return parsed.get(timeline)[1]; // {steps, layers}
+  };
 
   const show = (timeline, now) => {
     timeline.style.setProperty("--now", Math.min(now / timeline.dataset.length, 1));
     timeline.querySelector(".scrub").value = now;
-    if (!told.has(timeline)) told.set(timeline, JSON.parse(timeline.dataset.told));
-    const layer = document.querySelector(`#${timeline.dataset.video}-layer > div, #${timeline.dataset.video}-layer`);
-    const drawn = last(told.get(timeline).layers, now);
+    const layer = document.getElementById(`${timeline.dataset.video}-layer`);
+    const drawn = last(told(timeline).layers, now);
     if (layer && layer.dataset.drawn !== drawn) {
       layer.dataset.drawn = drawn;
       layer.innerHTML = drawn;
@@ -21,7 +25,7 @@
   const tell = (timeline, now) => {
     const marks = [...timeline.querySelectorAll(".mark")].map((mark) => [+mark.dataset.at, mark.dataset.words]);
     const words = last(marks.sort(([one], [other]) => one - other), now);
-    timeline.querySelector(".words").textContent = [words, last(told.get(timeline).steps, now)].filter(Boolean).join(" \u00b7 ");
+    timeline.querySelector(".words").textContent = [words, last(told(timeline).steps, now)].filter(Boolean).join(" \u00b7 ");
   };
 
   const seek = (timeline, now) => {

@@ -57,7 +57,7 @@ def test_a_worker_offers_the_methods_of_the_world() -> None:
             worker.disturb(Disturbance("light"))
         worker.step(STILL)
         assert set(worker.timings) == {"simulate", "render", "encode"} and worker.timings["encode"] > 0
-        assert worker.run(double_count, 2) == 6
+        assert worker.run(double_count, 2) == 8
 
 
 def test_bad_requests_leave_the_worker_alive() -> None:

@@ -79,10 +79,10 @@ def build(page: gr.Blocks, pilot: Pilot, sessions: Sessions, recordings: Path) -
     page.load(tab.open, None, list(dict.fromkeys(restored)), **HIDDEN)
     if not shipped:
         page.load(tab.preview, scene, shown, **picture)
-    ui.gallery.click(tab.pick_shipped, ui.gallery, replayed, **HIDDEN)
     exported = ui.export.click(tab.export, ui.replayed, ui.exported, **HIDDEN)
     exported.success(None, js=DOWNLOAD)
     at_once: dict[str, Any] = {"queue": False, **HIDDEN}
+    ui.gallery.click(tab.pick_shipped, ui.gallery, replayed, **at_once)
     ui.stop.click(tab.stop, None, ui.stop, **at_once)
     ui.pause.click(tab.pause, ui.pause, None, **at_once)
     ui.step.click(tab.step, None, None, **at_once)

@@ -271,7 +271,8 @@ def figures(result: Comparison) -> str:
         for i, arm in enumerate(result.arms)
     )
     first, second = result.discordant
-    head = "".join(f"<th scope=col>{name}</th>" for name in ("", "solved", "95 % interval", "median steps", "seconds"))
+    columns = ("", "solved", "95 % interval", "median steps", "median seconds")
+    head = "".join(f"<th scope=col>{name}</th>" for name in columns)
     return (
         f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
         f'<p class="note">Only the first solved {first}, only the second {second} of {result.pairs} '

@@ -174,7 +174,7 @@ def _recording(shipped: list[Recording]) -> dict[str, Any]:
     with gr.Column(scale=3, min_width=320):
         with gr.Column(elem_id="playback"):
             video = gr.Video(show_label=False, interactive=False, buttons=[], elem_id="video")
-            gr.HTML("<div></div>", elem_id="video-layer", elem_classes="layer", padding=False)
+            gr.HTML(elem_id="video-layer", elem_classes="layer", padding=False)
         line = gr.HTML(elem_id="timeline", padding=False)
     with gr.Column(scale=2, min_width=320):
         caption = gr.Markdown(elem_id="caption")
