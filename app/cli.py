@@ -56,6 +56,7 @@ JsonFile = Annotated[Path | None, typer.Option("--json", dir_okay=False, help="A
 def serve(
     context: typer.Context,
     model: Annotated[str, typer.Option(help=MODELS, envvar="INSTRUCTVLA_MODEL")] = "nano",
+    against: Annotated[str | None, typer.Option(help="A second model to compare it with; named as --model.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.", envvar="GRADIO_SERVER_NAME")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on.", envvar="GRADIO_SERVER_PORT")
@@ -73,6 +74,10 @@ def serve(
     if context.invoked_subcommand is not None:
         return
     check_model(model)
+    if against is not None:
+        check_model(against)
+        if against == model:
+            raise ValueError("--against names another model than --model: thinking on and off are compared anyway.")
     check_port(host, port)
     from app.page import serve as serve_page
     from app.settings import Settings
@@ -82,7 +87,7 @@ def serve(
     limits = Settings() if settings is None else Settings.load(settings)
     changes = changes_of(model, schedule)
     print(f"The page: http://{host}:{port}   (Ctrl+C ends it)", flush=True)
-    serve_page(model, host, port, workers, settings=limits, schedule=changes)
+    serve_page(model, host, port, workers, settings=limits, schedule=changes, against=against)
 
 
 @cli.command()

@@ -16,11 +16,34 @@ from typing import Any
 from app import controller
 from app.controller import Simulator, ThinkingPolicy
 from app.events import Command, Event, Frame, Outcome, SceneReady
+from app.pilots import Pilot
 from app.steering import Steering
 
-ARMS = ("Thinking on", "Thinking off")
+MakePolicy = Callable[[Command, Simulator], ThinkingPolicy]
 
 _votes = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to drive: who, and whether it thinks aloud."""
+
+    pilot: Pilot
+    think: bool
+
+    @property
+    def name(self) -> str:
+        """What the page, the tables and the votes call it."""
+        return f"{self.pilot.name}, {'thinking' if self.think else 'not thinking'}"
+
+    def policy(self, command: Command, simulator: Simulator) -> ThinkingPolicy:
+        """A fresh policy for one rollout."""
+        return self.pilot.policy(simulator, command.spec, command.think)
+
+
+def arms_of(pilots: Sequence[Pilot]) -> dict[str, Arm]:
+    """Every arm there is, by name: each pilot thinking and not. The first two differ in thinking alone."""
+    return {arm.name: arm for arm in (Arm(pilot, think) for pilot in pilots for think in (True, False))}
 
 
 @dataclass(frozen=True)
@@ -35,22 +58,24 @@ class Trial:
 
 @dataclass(frozen=True)
 class Pair:
-    """One scene driven by both arms, in the order of `ARMS`."""
+    """One scene driven by two arms, named in the order of their trials."""
 
     instruction: str
     seed: int
     trials: tuple[Trial, Trial]
+    arms: tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What finished pairs add up to; two-element tuples are in the order of `ARMS`.
+    """What finished pairs of the same two `arms` add up to; two-element tuples are in their order.
 
     `intervals` are 95 % Wilson intervals of the success rates. `discordant` counts the pairs that only the first, and
     only the second arm solved; `p` is McNemar's exact two-sided test on them (1 where there are none). It holds for a
     number of pairs that was fixed beforehand, not for one that grew until the result pleased.
     """
 
+    arms: tuple[str, str]
     pairs: int
     successes: tuple[int, int]
     intervals: tuple[tuple[float, float], tuple[float, float]]
@@ -63,10 +88,12 @@ class Comparison:
 def play_pair(
     commands: Sequence[Command],
     simulators: Sequence[Simulator],
-    make_policy: Callable[[Command, Simulator], ThinkingPolicy],
+    policies: Sequence[MakePolicy],
     steering: Steering,
 ) -> Iterator[tuple[int, Event]]:
-    """Play two commands and tell what happens as (0 or 1, event); an `Outcome` counts only its own arm's seconds.
+    """Play two commands, each by its own policy, and tell what happens as (0 or 1, event).
+
+    An `Outcome` counts only its own arm's seconds.
 
     With two simulators the arms share one frame clock: neither is ever more than a control step ahead. With one they
     play one after the other. `steering` stops both.
@@ -74,7 +101,7 @@ def play_pair(
     worlds = simulators if len(simulators) > 1 else [simulators[0]] * len(commands)
     rollouts = [
         _own_time(controller.run(command, world, make_policy(command, world), steering))
-        for command, world in zip(commands, worlds, strict=False)
+        for command, world, make_policy in zip(commands, worlds, policies, strict=False)
     ]
     if len(simulators) == 1:
         for side, rollout in enumerate(rollouts):
@@ -105,7 +132,7 @@ def _own_time(rollout: Iterator[Event]) -> Iterator[Event]:
 
 
 def add_up(pairs: Sequence[Pair]) -> Comparison:
-    """The figures of finished pairs. Raises `ValueError` when there is none."""
+    """The figures of finished pairs of the same arms. Raises `ValueError` when there is none."""
     from scipy.stats import binomtest  # seconds to import, so only when needed
 
     from sim.evaluate import wilson
@@ -118,6 +145,7 @@ def add_up(pairs: Sequence[Pair]) -> Comparison:
     only_second = sum(b.success and not a.success for a, b in zip(first, second, strict=True))
     disagreeing = only_first + only_second
     return Comparison(
+        arms=pairs[0].arms,
         pairs=len(pairs),
         successes=successes,
         intervals=(wilson(successes[0], len(pairs)), wilson(successes[1], len(pairs))),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from app.events import (
     Command,
@@ -21,6 +24,7 @@ from app.events import (
     ThoughtToken,
 )
 from app.steering import Steering
+from sim.disturb import Disturbance, find
 from sim.interface import CONTROL_HZ, Action, Observation, Policy, StepResult
 from sim.twins import Scene
 from sim.worker import WorkerError
@@ -35,9 +39,14 @@ class Simulator(Protocol):
     @property
     def last_jpeg(self) -> bytes: ...
 
+    @property
+    def timings(self) -> dict[str, float]: ...
+
     def reset(self, spec: Scene) -> Observation: ...
 
     def step(self, action: Action, render: bool = True) -> StepResult: ...
+
+    def disturb(self, change: Disturbance) -> Observation: ...
 
     def expert_action(self) -> Action: ...
 
@@ -56,6 +65,9 @@ class ThinkingPolicy(Policy, Protocol):
 
     @property
     def focus(self) -> dict[str, tuple[float, float]] | None: ...
+
+    @property
+    def heat(self) -> dict[str, str] | None: ...
 
     @property
     def gate(self) -> float | None: ...
@@ -83,10 +95,10 @@ def run(command: Command, simulator: Simulator, policy: ThinkingPolicy, steering
 
     try:
         observation = simulator.reset(spec)
-        yield SceneReady(simulator.last_jpeg, spec, spec.text)
+        yield SceneReady(simulator.last_jpeg, spec, spec.text, _rounded(observation.proprio))
         policy.reset(spec.text, seed=command.seed)
         while not stop.is_set():
-            yield from _obey(steering, policy, observation)
+            observation = yield from _obey(steering, policy, simulator, spec, observation)
             if stop.is_set():
                 break
             if policy.thinking_due:
@@ -97,15 +109,17 @@ def run(command: Command, simulator: Simulator, policy: ThinkingPolicy, steering
             before = time.monotonic()
             action = policy.act(observation)
             if plans:
-                yield Planned(dict(policy.timings), policy.focus)
+                yield Planned(dict(policy.timings), policy.focus, policy.heat)
             if stop.is_set():
                 break
             acted = time.monotonic()
             result = simulator.step(action)
             stepped = time.monotonic()
-            steps, observation = steps + 1, result.observation
-            yield Frame(simulator.last_jpeg, steps, steps / CONTROL_HZ, tuple(round(float(part), 5) for part in action))
-            yield StepTiming(steps, (acted - before) * 1e3, (stepped - acted) * 1e3)
+            steps, observation, parts = steps + 1, result.observation, simulator.timings
+            state = _rounded(observation.proprio)
+            yield Frame(simulator.last_jpeg, steps, steps / CONTROL_HZ, _rounded(action), state, result.success)
+            spent = (1e3 * (acted - before), 1e3 * (stepped - acted), parts.get("render", 0), parts.get("encode", 0))
+            yield StepTiming(steps, *(round(part, 2) for part in spent))
             if result.done:
                 yield outcome(result.success)
                 return
@@ -114,20 +128,26 @@ def run(command: Command, simulator: Simulator, policy: ThinkingPolicy, steering
         yield Failure(str(error))
 
 
-def _obey(steering: Steering, policy: ThinkingPolicy, observation: Observation) -> Iterator[Event]:
-    """Follow the visitor's orders until there is none, or one asks for the next control step."""
+def _obey(
+    steering: Steering, policy: ThinkingPolicy, simulator: Simulator, spec: Scene, observation: Observation
+) -> Generator[Event, None, Observation]:
+    """Follow the visitor's orders until there is none, or one asks for the next control step; what is seen then."""
     while order := steering.take():
-        problem = ""
+        problem, jpeg = "", b""
         try:
             if order.kind == "instruct":
                 policy.instruct(order.text)
             elif order.kind == "rethink":
                 policy.rethink(observation, order.text)
+            elif order.kind == "disturb":
+                observation = simulator.disturb(find(spec, order.text))
+                jpeg = simulator.last_jpeg
         except ValueError as error:
             problem = str(error)
-        yield Steered(order.kind, observation.step, order.text, problem)
+        yield Steered(order.kind, observation.step, order.text, problem, jpeg)
         if order.kind == "step":
-            return
+            break
+    return observation
 
 
 def _think(policy: ThinkingPolicy, observation: Observation, should_stop: Callable[[], bool]) -> Iterator[Event]:
@@ -140,3 +160,8 @@ def _think(policy: ThinkingPolicy, observation: Observation, should_stop: Callab
         if should_stop():
             break
     yield ThoughtDone("".join(words).strip())
+
+
+def _rounded(numbers: NDArray[np.float32]) -> tuple[float, ...]:
+    """As they go into the record: to a hundredth of a millimetre."""
+    return tuple(round(float(number), 5) for number in numbers)

@@ -11,11 +11,12 @@ from sim.twins import Scene, load_scene
 
 @dataclass(frozen=True)
 class SceneReady:
-    """The scene stands as its seed says. `jpeg` is the first camera frame."""
+    """The scene stands as its seed says. `jpeg` is the first camera frame, `proprio` the robot's state (8 numbers)."""
 
     jpeg: bytes
     spec: Scene
     instruction: str
+    proprio: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,42 +43,59 @@ class ThoughtDone:
 
 @dataclass(frozen=True)
 class Planned:
-    """A new chunk of actions: milliseconds per part, and where in the image the policy will act (u, v in [0, 1])."""
+    """A new chunk of actions: milliseconds per part, and where in the image the policy will act (u, v in [0, 1]).
+
+    `heat` is the latents' attention over the image's patches (`model.policy.heat_rows`), for the same names.
+    """
 
     timings: dict[str, float]
     focus: dict[str, tuple[float, float]] | None
+    heat: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
 class Frame:
     """The camera after `step` control steps, `sim_time` simulated seconds into the rollout.
 
-    `action` is what led here: dx dy dz [m], droll dpitch dyaw [rad], gripper (1 open, 0 closed).
+    `action` is what led here: dx dy dz [m], droll dpitch dyaw [rad], gripper (1 open, 0 closed); `proprio` is where it
+    led, as in `sim.interface.Observation`; `success` is whether the scene's rule holds now.
     """
 
     jpeg: bytes
     step: int
     sim_time: float
     action: tuple[float, ...] = ()
+    proprio: tuple[float, ...] = ()
+    success: bool = False
 
 
 @dataclass(frozen=True)
 class Steered:
-    """The visitor intervened before control step `step`; `problem` says in one sentence why it could not be done."""
+    """The visitor intervened before control step `step`; `problem` says in one sentence why it could not be done.
+
+    `jpeg` is the camera after it, where it changed what there is to see.
+    """
 
     order: OrderKind
     step: int
     text: str = ""
     problem: str = ""
+    jpeg: bytes = b""
 
 
 @dataclass(frozen=True)
 class StepTiming:
-    """Wall-clock milliseconds one control step took: the policy's part and the simulator's (physics and camera)."""
+    """Wall-clock milliseconds one control step took: the policy's part and the simulator's.
+
+    Of the latter, `render_ms` went into the camera's picture and `encode_ms` into its JPEG; the rest is physics, and
+    the way to the simulator's process and back.
+    """
 
     step: int
     policy_ms: float
     simulator_ms: float
+    render_ms: float = 0.0
+    encode_ms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -138,6 +156,7 @@ def from_json(line: dict[str, Any]) -> Event | None:
     values = {f.name: line[f.name] for f in fields(kind) if f.name in line}
     if kind in (SceneReady, Frame):
         values["jpeg"] = b""
+    values |= {name: tuple(values[name]) for name in ("action", "proprio") if name in values}
     if kind is SceneReady:
         values["spec"] = load_scene(values["spec"])
     event: Event = kind(**values)

@@ -213,6 +213,7 @@ class Rollout:
             thought=policy.thought,
             timings=policy.timings,
             focus=focus,
+            heat=policy.heat,
             gate=policy.gate,
             action=action,
         )

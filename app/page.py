@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from app import pictures, scenes
 from app.gate import Gate, log_as_json
 from app.health import health_of
-from app.pilots import Learned, Pilot, Scripted
+from app.pilots import Pilot, pilot_of
 from app.scenes import EXAMPLES, PICTURES
 from app.service import Service
 from app.sessions import Sessions
@@ -68,9 +68,13 @@ THEME = gr.themes.Soft(
 
 
 def build(
-    pilot: Pilot, sessions: Sessions, recordings: Path = RECORDINGS, settings: Settings = DEFAULTS
+    pilot: Pilot,
+    sessions: Sessions,
+    recordings: Path = RECORDINGS,
+    settings: Settings = DEFAULTS,
+    against: Pilot | None = None,
 ) -> gr.Blocks:
-    """Assemble the page for one pilot (who drives) and the simulators it may use."""
+    """Assemble the page for one pilot (who drives), the simulators it may use, and a rival to compare it with."""
     cache = (CACHE_CHECK_S, CACHE_AGE_S)
     with gr.Blocks(title="InstructVLA", analytics_enabled=False, delete_cache=cache) as page:
         with gr.Column(elem_id="head"):
@@ -80,7 +84,7 @@ def build(
             with gr.Tab("Act", id="act"):
                 acting = command.build(page, pilot, sessions, recordings)
             with gr.Tab("Compare", id="compare"):
-                compare.build(pilot, sessions, recordings)
+                compare.build(pilot, against, sessions, recordings)
             with gr.Tab("Ask", id="ask"):
                 ask.build(pilot, acting.camera)
             with gr.Tab("Benchmark", id="benchmark") as tab:
@@ -146,6 +150,7 @@ def serve(
     recordings: Path = RECORDINGS,
     settings: Settings = DEFAULTS,
     schedule: Changes = (),
+    against: str | None = None,
 ) -> None:
     """Serve the page until Ctrl+C; it opens at once, model and simulators come up in the background.
 
@@ -156,6 +161,7 @@ def serve(
         recordings: folder for finished rollouts.
         settings: limits of a public page.
         schedule: changes of when the model thinks and plans.
+        against: a second model for the Compare tab, loaded when first asked for.
 
     Raises:
         OSError: the port is taken.
@@ -163,12 +169,13 @@ def serve(
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     scenes.TEXT_LIMIT, pictures.MAX_BYTES = settings.text_characters, settings.picture_bytes  # read at every check
     log_as_json()
-    pilot: Pilot = Scripted() if model == "expert" else Learned(model, schedule)
+    pilot = pilot_of(model, schedule)
+    pilot.start()
     recordings = recordings.resolve()
     recordings.mkdir(parents=True, exist_ok=True)
     with WorkerPool(workers, world=EITHER) as pool:
         sessions = Sessions(pool, workers, settings.rollout_seconds, settings.wait_seconds)
-        page = build(pilot, sessions, recordings, settings)
+        page = build(pilot, sessions, recordings, settings, None if against is None else pilot_of(against))
         launch(page, host, port, recordings, settings, health_of(page, pilot, sessions, pool))
         page.block_thread()
 

@@ -29,6 +29,9 @@ class Pilot(Protocol):
     def pictures(self) -> int:
         """The most pictures that a question may be about; 0 where it answers none."""
 
+    points: bool
+    """Whether it may show where in the picture it is about to act; its first plan says whether it does."""
+
     @property
     def state(self) -> State: ...
 
@@ -39,6 +42,9 @@ class Pilot(Protocol):
     @property
     def fingerprint(self) -> str:
         """Tells weights apart; empty for what has none."""
+
+    def start(self) -> None:
+        """Begin to load, unless that has begun."""
 
     def retry(self) -> None:
         """Load once more what did not load."""
@@ -56,14 +62,18 @@ class Pilot(Protocol):
 class Learned:
     """A model in `model.engine.Engine`."""
 
+    points = True
+
     def __init__(self, name: str, schedule: Changes = ()) -> None:
-        """Start loading the model `name` in the background; `schedule` is `model.engine.Engine`'s."""
+        """The model `name`, of which nothing is in memory before `start`; `schedule` is `model.engine.Engine`'s."""
         from app.remote import engine_of  # here, because torch takes seconds to import and the expert needs none of it
 
         self.name = name
         self._again = threading.Lock()
         self._schedule = schedule
         self._engine = engine_of(name, schedule)
+
+    def start(self) -> None:
         self._engine.start()
 
     @property
@@ -109,9 +119,13 @@ class Scripted:
 
     name = "expert"
     pictures = 0
+    points = False
     state: State = "ready"
     error = None
     fingerprint = ""
+
+    def start(self) -> None:
+        """It always is ready."""
 
     def retry(self) -> None:
         """There is nothing to load."""
@@ -131,6 +145,7 @@ class Expert:
 
     needs_image = False
     focus = None
+    heat = None
     gate = None
 
     def __init__(self, simulator: Simulator, spec: Scene, think: bool) -> None:
@@ -161,11 +176,17 @@ class Expert:
         return self._simulator.expert_action()
 
 
+def pilot_of(name: str, schedule: Changes = ()) -> Pilot:
+    """Who drives by that name: `expert`, or whatever `app.remote.engine_of` takes. Nothing is loaded yet."""
+    return Scripted() if name == "expert" else Learned(name, schedule)
+
+
 def problem_when_loaded(pilot: Pilot, stop: threading.Event) -> str | None:
-    """Wait for a model that is loading; why it cannot drive, or None when it can.
+    """Have a model loaded, and wait; why it cannot drive, or None when it can.
 
     One that did not load is loaded again meanwhile: what was missing, a download say, may be there by now.
     """
+    pilot.start()
     while pilot.state == "loading" and not stop.wait(LOADING_POLL_S):
         pass
     if pilot.state == "failed":

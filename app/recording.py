@@ -31,14 +31,13 @@ from app.events import (
     Failure,
     Frame,
     Outcome,
-    Planned,
     SceneReady,
     Steered,
     ThoughtDone,
     from_json,
     to_json,
 )
-from app.overlay import Focus, drawn
+from app.steering import ORDERS
 from sim.interface import CONTROL_HZ
 from sim.twins import Scene
 
@@ -142,15 +141,10 @@ class Recorder:
     The picture stands still while there is something to read: the instruction, each thought, the outcome.
     """
 
-    def __init__(self, command: Command, model: str, fingerprint: str = "", rings: bool = False) -> None:
-        """`model` is the line that says who drives, `fingerprint` names its weights; both go into the log.
-
-        With `rings`, the pictures show where the policy was about to act.
-        """
+    def __init__(self, command: Command, model: str, fingerprint: str = "") -> None:
+        """`model` is the line that says who drives, `fingerprint` names its weights; both go into the log."""
         about = {"type": "Recording", "model": model, "fingerprint": fingerprint}
         self._lines: list[dict[str, Any]] = [about | {"think": command.think, "seed": command.seed}]
-        self._rings = rings
-        self._focus: Focus | None = None
         self._name = f"{command.spec.family}-{command.spec.seed}"
         self._frames: list[bytes] = []
         self._captions: list[tuple[float, str]] = []
@@ -163,23 +157,25 @@ class Recorder:
 
     def add(self, event: Event) -> None:
         """Take the next event."""
-        before = len(self._frames) if isinstance(event, SceneReady | Frame) else max(len(self._frames) - 1, 0)
+        shows = isinstance(event, SceneReady | Frame) or (isinstance(event, Steered) and event.jpeg)
+        before = len(self._frames) if shows else max(len(self._frames) - 1, 0)
         place = {"time": round(time.time() - self._started, 3), "video": before / CONTROL_HZ}
         self._lines.append(place | to_json(event))
         match event:
             case SceneReady():
                 self._frames.append(event.jpeg)
                 self._caption(f"\u201c{event.instruction}\u201d", TITLE_HOLD_S)
-            case Planned():
-                self._focus = event.focus
             case Frame():
-                self._frames.append(drawn(event.jpeg, self._focus) if self._rings else event.jpeg)
+                self._frames.append(event.jpeg)
             case Steered(order="instruct", text=text, problem=""):
                 self._caption(f"\u201c{text}\u201d", TITLE_HOLD_S)
             case Steered(order="rethink", text=text, problem=""):
-                self._caption(f"{text} (edited by the visitor)", _reading_time(text))
+                self._caption(f"{text} (edited by the visitor)", reading_time(text))
+            case Steered(order="disturb", text=text, problem="", jpeg=jpeg):
+                self._frames.append(jpeg)
+                self._caption(f"{ORDERS['disturb']}: {text}", TITLE_HOLD_S)
             case ThoughtDone(text=text) if text:
-                self._caption(text, _reading_time(text))
+                self._caption(text, reading_time(text))
             case Outcome():
                 self._caption(summary(event), OUTCOME_HOLD_S)
             case Failure(message=message):
@@ -260,7 +256,8 @@ def prune(root: Path, keep: int = KEPT, keep_bytes: int = KEPT_BYTES) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _reading_time(text: str) -> float:
+def reading_time(text: str) -> float:
+    """How long the picture stands still under a thought [s]."""
     shortest, longest = THOUGHT_HOLD_S
     return min(max(len(text) / READING_CHARS_PER_S, shortest), longest)
 

@@ -257,6 +257,7 @@ class RemotePolicy:
             raise ValueError(f"The model server at {self._address} is out of step: is it of the same version?")
         self.thinking_due, self.needs_image = reply.thinking_due, reply.needs_image
         self.thought, self.timings, self.gate = reply.thought, dict(reply.timings), reply.gate
+        self.heat = reply.heat
         self.focus = None if reply.focus is None else {name: (u, v) for name, (u, v) in reply.focus.items()}
         return reply
 

@@ -21,7 +21,7 @@ from typing import Any
 import gradio as gr
 
 from app import controller, scenes
-from app.compare import ARMS, play_pair
+from app.compare import play_pair
 from app.events import Command, Event, Failure, Outcome, ThoughtDone, to_json
 from app.pictures import open_picture
 from app.pilots import Pilot, problem_when_loaded
@@ -134,9 +134,9 @@ class Service:
             thinking_on and thinking_off: success, rule, steps, seconds and thoughts of each.
         """
         commands = [self._command(scene, seed, instruction, think) for think in (True, False)]
-        arms = [Summary() for _ in ARMS]
-        with self._hold("evaluate_pair", wanted=len(ARMS)) as hold:
-            for side, event in play_pair(commands, hold.simulators, self._policy, hold.steering):
+        arms = [Summary() for _ in commands]
+        with self._hold("evaluate_pair", wanted=len(commands)) as hold:
+            for side, event in play_pair(commands, hold.simulators, [self._policy] * 2, hold.steering):
                 arms[side].add(event)
         return {"thinking_on": arms[0].told(), "thinking_off": arms[1].told()}
 

@@ -1,4 +1,4 @@
-"""A visitor's hand on a running rollout: stop, pause, single step, other words, another thought.
+"""A visitor's hand on a running rollout: stop, pause, single step, other words, another thought, a changed scene.
 
 Buttons call it from their own threads; the controller takes the orders, one after the other, between control steps.
 """
@@ -10,20 +10,21 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Literal
 
-OrderKind = Literal["pause", "step", "resume", "instruct", "rethink"]
+OrderKind = Literal["pause", "step", "resume", "instruct", "rethink", "disturb"]
 ORDERS: dict[OrderKind, str] = {
     "pause": "Paused",
     "step": "Single step",
     "resume": "Resumed",
     "instruct": "New instruction",
     "rethink": "Thought edited",
+    "disturb": "Scene changed",
 }
 """What a record of each order says."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """Something to do before the next control step; `text` is the new instruction or the new thought."""
+    """Something to do before the next control step; `text` is the new instruction, the new thought, or the change."""
 
     kind: OrderKind
     text: str = ""

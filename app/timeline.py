@@ -1,22 +1,36 @@
-"""A recorded rollout on one time axis, as HTML and SVG under its video: words, arm, gripper, verdict.
+"""A recorded rollout on one time axis, as HTML and SVG under its video: words, gates, arm, gripper, verdict, times.
 
 The axis is the video's time, which stands still for the arm while there is something to read. `page.js` moves the
-playhead with the video and seeks where somebody clicks. Everything is drawn from the recording's log.
+playhead with the video, seeks where somebody clicks, says what was said there, and lays rings and attention over the
+video. Everything is drawn from the recording's log.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from html import escape
 
-from app.events import Event, Frame, Outcome, Steered, ThoughtDone, from_json
-from app.recording import OUTCOME_HOLD_S, Recording
+from app.events import (
+    Event,
+    Frame,
+    Outcome,
+    Planned,
+    Steered,
+    StepTiming,
+    ThoughtDone,
+    ThoughtToken,
+    from_json,
+)
+from app.overlay import layer
+from app.recording import OUTCOME_HOLD_S, Recording, reading_time
 from app.steering import ORDERS
+from app.waterfall import Step, Waterfall
 from sim.interface import CONTROL_HZ
 
 CROWDED = 0.03
 """Marks closer than this share of the axis would lie on each other."""
-LANE = 24
+LANE = 24.0
 """Height of a curve's lane in its own units; its width is 100."""
 
 
@@ -27,26 +41,84 @@ def timeline(recording: Recording, video_id: str) -> str:
         return ""
     events = [(float(line["video"]), event) for line in lines if (event := from_json(line))]
     length = events[-1][0] + OUTCOME_HOLD_S + 1 / CONTROL_HZ
-    frames = [(at / length, event) for at, event in events if isinstance(event, Frame) and event.action]
+    acted = [(at, event) for at, event in events if isinstance(event, Frame) and event.action]
     said = [(at, event) for at, event in events if not isinstance(event, Steered)]
     steered = [(at, event) for at, event in events if isinstance(event, Steered)]
-    rows = [_row("words", _marks(said, length))]
+    rows = [_row("time", _scrubber(length)), _row("words", _marks(said, length))]
     if steered:
         rows.append(_row("you", _marks(steered, length)))
-    if frames:
-        moves = [event.action[:3] for _, event in frames]
-        turns = [event.action[3:6] for _, event in frames]
-        places = [place for place, _ in frames]
+    if gates := _gates(events, length):
+        rows.append(_row("gate", _steps(gates, "gate"), "action expert\u2019s share"))
+    if acted:
+        moves = [event.action[:3] for _, event in acted]
+        turns = [event.action[3:6] for _, event in acted]
+        grips = [(at / length, event.action[6]) for at, event in acted]
+        holds = [(at / length, float(event.success)) for at, event in acted]
+        places = [at / length for at, _ in acted]
         rows += [
             _row(f"move {_legend('xyz')}", _curves(places, moves), f"\u00b1{_largest(moves) * 100:.1f} cm"),
             _row(f"turn {_legend('xyz')}", _curves(places, turns), f"\u00b1{_largest(turns) * 57.3:.0f}\u00b0"),
-            _row("gripper", _gripper(places, [event.action[6] for _, event in frames]), "open"),
+            _row("gripper", _steps(grips, "gripper"), "open"),
         ]
+        if acted[0][1].proprio:  # older logs say nothing of the rule before the end
+            rows.append(_row("success", _steps(holds, "success"), "rule holds"))
+    timed = _timed(events)
+    if timed:
+        slowest = max(step.total for _, step in timed)
+        columns = _columns([(at / length, step) for at, step in timed], slowest)
+        rows.append(_row("latency", columns, f"{slowest:.0f} ms"))
+    told = {"steps": [[at, step.text] for at, step in timed], "layers": _layers(events)}
     return (
         f'<div class="timeline" data-video="{escape(video_id)}" data-length="{length:.2f}" '
-        f'role="group" aria-label="Timeline of the video">{"".join(rows)}'
+        f'data-told="{escape(json.dumps(told))}" role="group" aria-label="Timeline of the video">{"".join(rows)}'
         '<p class="words" aria-live="polite">Click a marker for its words, or anywhere to go there.</p></div>'
     )
+
+
+def _scrubber(length: float) -> str:
+    """One handle for everything; with the keyboard, too."""
+    return (
+        f'<input type="range" class="scrub" min="0" max="{length:.2f}" step="{1 / CONTROL_HZ}" value="0" '
+        'aria-label="Place in the video, in seconds">'
+    )
+
+
+def _gates(events: Sequence[tuple[float, Event]], length: float) -> list[tuple[float, float]]:
+    """(place, action expert's share) of every piece of every thought, spread over the time it stands on the video."""
+    spread: list[tuple[float, float]] = []
+    words: list[float] = []
+    for at, event in events:
+        if isinstance(event, ThoughtToken) and event.gate is not None:
+            words.append(event.gate)
+        elif isinstance(event, ThoughtDone) and words:
+            shown = reading_time(event.text)
+            spread += [((at + shown * index / len(words)) / length, gate) for index, gate in enumerate(words)]
+            spread.append(((at + shown) / length, 0.0))
+            words = []
+    return spread
+
+
+def _timed(events: Sequence[tuple[float, Event]]) -> list[tuple[float, Step]]:
+    """(seconds of the video, times) of every control step."""
+    waterfall, at_step = Waterfall(), []
+    for at, event in events:
+        waterfall.add(event)
+        if isinstance(event, StepTiming):
+            at_step.append(at)
+    return list(zip(at_step, waterfall.steps, strict=True))
+
+
+def _layers(events: Sequence[tuple[float, Event]]) -> list[tuple[float, str]]:
+    """(seconds of the video, `overlay.layer`) wherever that changes."""
+    layers, thought = [], ""
+    for at, event in events:
+        if isinstance(event, ThoughtDone):
+            thought = event.text
+        elif isinstance(event, Planned) and (drawn := layer(event, thought)):
+            layers.append((at, drawn))
+        elif isinstance(event, Outcome) and layers:
+            layers.append((at, ""))
+    return layers
 
 
 def _row(name: str, lane: str, scale: str = "") -> str:
@@ -106,12 +178,24 @@ def _curves(places: Sequence[float], rows: Sequence[Sequence[float]]) -> str:
     return _svg(f'<path class="zero" d="M0 {middle}H100"/>{drawn}')
 
 
-def _gripper(places: Sequence[float], opened: Sequence[float]) -> str:
-    """A filled step curve: high is open."""
-    steps = "".join(
-        f"H{100 * place:.2f}V{(LANE - 2) * (1 - value) + 1:.2f}" for place, value in zip(places, opened, strict=True)
-    )
-    return _svg(f'<path class="gripper" d="M{100 * places[0]:.2f} {LANE}{steps}H100V{LANE}Z"/>')
+def _steps(points: Sequence[tuple[float, float]], kind: str) -> str:
+    """A filled step curve of (place, value in 0..1)."""
+    steps = "".join(f"H{100 * place:.2f}V{(LANE - 2) * (1 - value) + 1:.2f}" for place, value in points)
+    return _svg(f'<path class="{kind}" d="M{100 * points[0][0]:.2f} {LANE}{steps}H100V{LANE}Z"/>')
+
+
+def _columns(steps: Sequence[tuple[float, Step]], slowest: float) -> str:
+    """A column per control step, its parts on top of each other."""
+    bars, width = [], 60 / max(len(steps), 30)
+    for place, step in steps:
+        top = LANE
+        for part, ms in step.parts.items():
+            height = (LANE - 1) * ms / slowest
+            top -= height
+            bars.append(
+                f'<rect class="{part}" x="{100 * place:.2f}" y="{top:.2f}" width="{width:.2f}" height="{height:.2f}"/>'
+            )
+    return _svg("".join(bars))
 
 
 def _svg(drawn: str) -> str:

@@ -186,6 +186,7 @@ class View(Message):
     thought: str = ""
     timings: dict[str, FiniteFloat] = {}
     focus: dict[str, Point] | None = None
+    heat: dict[str, Text] | None = None
     gate: FiniteFloat | None = None
     action: Annotated[list[FiniteFloat], Field(min_length=ACTION_DIM, max_length=ACTION_DIM)] | None = None
 

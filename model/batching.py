@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,15 +16,26 @@ from torch import Tensor
 from model.instructvla import InstructVLA
 from model.streaming import inference
 
-Sampler = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(trunk (1, 1 + N, Dv), latents (1, Q, D), proprio (1, 8), noise (1, T, 7)) to a normalised chunk (1, T, 7) and the
-image points (1, 2, 2) of source and target, u and v in [0, 1]."""
+
+class Sample(NamedTuple):
+    """A normalised chunk (1, T, 7), and where the latents point for source and target.
+
+    `points` (1, 2, 2) are u and v in [0, 1], `heat` (1, 2, N) the log-attention over the image's patches.
+    """
+
+    chunk: Tensor
+    points: Tensor
+    heat: Tensor
+
+
+Sampler = Callable[[Tensor, Tensor, Tensor, Tensor], Sample]
+"""Takes trunk (1, 1 + N, Dv), latents (1, Q, D), proprio (1, 8), noise (1, T, 7)."""
 
 
 @dataclass
 class _Waiting:
     inputs: tuple[Tensor, ...]
-    result: tuple[Tensor, Tensor] | None = None
+    result: Sample | None = None
     error: Exception | None = None
 
 
@@ -38,7 +50,7 @@ class Batcher:
         self._waiting: list[_Waiting] = []
         self._gate = threading.Lock()
 
-    def __call__(self, trunk: Tensor, latents: Tensor, proprio: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, trunk: Tensor, latents: Tensor, proprio: Tensor, noise: Tensor) -> Sample:
         """Sample for this caller, alone or in a batch."""
         mine = _Waiting((trunk, latents, proprio, noise))
         with self._gate:
@@ -63,4 +75,4 @@ class Batcher:
                 waiting.error = error
             return
         for row, waiting in enumerate(batch):
-            waiting.result = chunks[row : row + 1], context.points[row : row + 1]
+            waiting.result = Sample(*(part[row : row + 1] for part in (chunks, context.points, context.heat)))

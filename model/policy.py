@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from model.batching import Batcher, Sampler
 from model.data.statistics import ActionStatistics
@@ -67,6 +68,8 @@ class InstructPolicy:
         self.instruction = instruction
         self.thought = ""
         self.focus: dict[str, tuple[float, float]] | None = None
+        self.heat: dict[str, str] | None = None
+        """The latents' attention over the picture in the latest plan (`heat_rows`), for the names of `focus`."""
         self.gate: float | None = None
         """The action expert's share, 0..1, in the latest piece of the thought; None where there is one expert."""
         self._latents: torch.Tensor | None = None
@@ -171,11 +174,13 @@ class InstructPolicy:
                 trunk = self._model.vision.trunk(pixels)
         else:
             trunk = view.trunk
-        chunk, points = self._sample(trunk, self._latents, proprio, noise)
+        chunk, points, heat = self._sample(trunk, self._latents, proprio, noise)
         self._prefix = self._view = None
         self._queue = list(self._statistics.unnormalise(chunk[0].float().cpu().numpy())[: self._schedule.execute])
         source, target = points[0].tolist()
         self.focus = {"source": tuple(source), "target": tuple(target)}
+        maps = heat[0].float().exp().unflatten(-1, self._model.config.vision.grid).cpu().numpy()
+        self.heat = {name: heat_rows(one) for name, one in zip(("source", "target"), maps, strict=True)}
         timings["flow"] = 1e3 * (time.perf_counter() - started)
         self.timings = timings
 
@@ -190,3 +195,12 @@ class InstructPolicy:
 
     def _guard(self) -> AbstractContextManager[None]:
         return inference(self._model, self._lock)
+
+
+def heat_rows(attention: NDArray[np.float32]) -> str:
+    """An attention map (rows, columns) as rows of hexadecimal digits joined by "/": its strongest patch is f.
+
+    The digits stand for the square root of each patch's share of the strongest, so that faint ones show, too.
+    """
+    digits = np.rint(15 * np.sqrt(attention / attention.max())).astype(int)
+    return "/".join("".join(f"{digit:x}" for digit in row) for row in digits)

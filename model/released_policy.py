@@ -60,6 +60,7 @@ class ReleasedPolicy:
 
     needs_image = True
     focus = None
+    heat = None
     gate = None
     """Which of a released generalist's experts is the one for actions is not recorded anywhere."""
 

@@ -63,8 +63,8 @@ class _Placed:
         return True
 
 
-def _circles(info: ObjectInfo, x: float, y: float, yaw: float) -> tuple[NDArray[np.float64], float]:
-    """Centres (n, 2) and common radius [m] of circles that cover the footprint."""
+def circles(info: ObjectInfo, x: float, y: float, yaw: float) -> tuple[NDArray[np.float64], float]:
+    """Centres (n, 2) and common radius [m] of circles that cover the footprint of a thing at x, y [m]."""
     half = np.array(info.size[:2]) / 2
     radius = float(half.min()) if info.role == "graspable" or "round" in info.shape else 0.02
     along, across = (
@@ -115,7 +115,7 @@ def _place(
             y = CABINET_POSE[1] + float(generator.choice([-1.0, 1.0]) * generator.uniform(*CABINET_SIDE))
         if keep_off is not None and np.hypot(x - keep_off[0][0], y - keep_off[0][1]) < keep_off[1]:
             continue
-        centres, radius = _circles(info, x, y, yaw)
+        centres, radius = circles(info, x, y, yaw)
         if placed.fits(centres, radius, room):
             placed.circles.append((centres, radius, room))
             return x, y, yaw

@@ -12,9 +12,10 @@ import io
 import os
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
+from sim.disturb import Disturbance
 from sim.interface import Action, Image, Observation, StepResult
 
 LIVE_JPEG_QUALITY = 90
@@ -33,12 +35,14 @@ LIVE_JPEG_QUALITY = 90
 class Simulator(Protocol):
     """What a simulator offers in its own process; `sim.scenes.Tabletop` is one, tests bring small fakes.
 
-    An optional attribute `rebuilds: int` counts scenes built in this process (see `SimWorker`).
+    An optional attribute `rebuilds: int` counts scenes built in this process (see `SimWorker`), another, `render_ms`,
+    says how long its latest picture took.
     """
 
     def reset(self, spec: Any, render: bool = True) -> Observation: ...
     def step(self, action: Action, render: bool = True) -> StepResult: ...
     def observe(self, render: bool = True) -> Observation: ...
+    def disturb(self, change: Disturbance) -> Observation: ...
     def expert_action(self) -> Action: ...
     def state(self) -> dict[str, Any]: ...
     def set_state(self, state: dict[str, Any]) -> None: ...
@@ -49,7 +53,9 @@ class Simulator(Protocol):
 
 _ENVIRONMENT = threading.Lock()
 
-METHODS = frozenset({"reset", "step", "observe", "expert_action", "state", "set_state", "keypoints", "visible_objects"})
+METHODS = frozenset(
+    {"reset", "step", "observe", "disturb", "expert_action", "state", "set_state", "keypoints", "visible_objects"}
+)
 
 
 @dataclass(frozen=True)
@@ -70,10 +76,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Reply:
-    """Child to parent: the result, and how many scenes this process has built so far."""
+    """Child to parent: the result, how many scenes this process has built so far, and the call's milliseconds per part.
+
+    The parts are "render", "encode" (JPEG) and "simulate", which is the rest.
+    """
 
     value: Any
     rebuilds: int
+    timings: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -167,7 +177,7 @@ def serve(connection: Connection, world_path: str, image_size: tuple[int, int]) 
         except EOFError:
             break
         try:
-            reply: Reply | Fault = Reply(pack(answer(world, message)), _rebuilds(world))
+            reply: Reply | Fault = _timed(world, message)
         except Exception as error:
             reply = _fault(error)
         try:
@@ -196,6 +206,16 @@ def child_environment(render_threads: int | None) -> Iterator[None]:
                     del os.environ[name]
                 else:
                     os.environ[name] = value
+
+
+def _timed(world: Simulator, message: Call | Run) -> Reply:
+    started = time.perf_counter()
+    value = answer(world, message)
+    answered = time.perf_counter()
+    packed = pack(value)
+    render = float(getattr(world, "render_ms", 0.0))
+    simulate, encode = 1e3 * (answered - started) - render, 1e3 * (time.perf_counter() - answered)
+    return Reply(packed, _rebuilds(world), {"simulate": max(simulate, 0.0), "render": render, "encode": encode})
 
 
 def _fault(error: Exception) -> Fault:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.disturb import Disturbance, moved, relooked
 from sim.expert import expert_action
 from sim.interface import ACTION_DIM, Action, Observation, StepResult
 from sim.layout import Layout, draw_layout
@@ -29,6 +32,8 @@ class Tabletop:
     def __init__(self, image_size: tuple[int, int] = FULL_SIZE) -> None:
         self._world = World(image_size)
         self._spec: SceneSpec | None = None
+        self.render_ms = 0.0
+        """How long the latest picture took."""
 
     # ---- episodes
 
@@ -36,7 +41,7 @@ class Tabletop:
         """Set up a scene; the same spec gives the same scene to the last pose."""
         self._spec, self._layout = spec, draw_layout(spec)
         self._world.arrange(self._layout)
-        self._step, self._streak = 0, 0
+        self._step, self._streak, self._changes = 0, 0, 0
         self._first = self.snapshot().things
         return self.observe(render)
 
@@ -71,8 +76,28 @@ class Tabletop:
         proprio = np.array(
             [*position, *tool_rpy(quaternion), 0.0, openness(self._world.finger_position())], dtype=np.float32
         )
+        started = time.perf_counter()
         picture = self._world.picture() if render else None
+        self.render_ms = 1e3 * (time.perf_counter() - started) if render else 0.0
         return Observation(picture, proprio, self._step, self._world.measured())
+
+    def disturb(self, change: Disturbance) -> Observation:
+        """Move things or change the look between two control steps; what was moved counts from where it now lies.
+
+        Raises:
+            ValueError: the robot holds the thing, or there is no room for it.
+        """
+        if change.things:
+            for name, position in moved(change, self.snapshot()).items():
+                self._world.put(name, position)
+            now = self.snapshot().things
+            self._first = {**self._first, **{name: now[name] for name in change.things}}
+        else:
+            generator = np.random.default_rng([self._active.seed, 13, self._changes])
+            self._layout = relooked(change, self._layout, generator)
+            self._world.dress(self._layout)
+        self._changes += 1
+        return self.observe()
 
     @property
     def _active(self) -> SceneSpec:

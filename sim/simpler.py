@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from typing import NoReturn
+
 import numpy as np
 from numpy.typing import NDArray
 
 from sim import twin_assets
 from sim.bridge import ENVIRONMENTS, BridgeTwin
+from sim.disturb import FIXED, Disturbance
 from sim.fractal import Fractal
 from sim.interface import ACTION_DIM, Action, Observation, StepResult
 from sim.stage import FULL_SIZE
@@ -30,6 +34,8 @@ class Simpler:
         self._image_size = image_size
         self._environments: dict[str, Environment] = {}
         self._scene: TwinScene | None = None
+        self.render_ms = 0.0
+        """How long the latest picture took."""
 
     @property
     def rebuilds(self) -> int:
@@ -67,8 +73,14 @@ class Simpler:
 
     def observe(self, render: bool = True) -> Observation:
         """What the robot sees and feels now."""
+        started = time.perf_counter()
         place, picture = self._environment, self._environment.picture() if render else None
+        self.render_ms = 1e3 * (time.perf_counter() - started) if render else 0.0
         return Observation(picture, place.proprio(), self._step, place.measured())
+
+    def disturb(self, change: Disturbance) -> NoReturn:
+        """Raises ValueError: official scenes stay as they are."""
+        raise ValueError(FIXED)
 
     @property
     def _active(self) -> TwinScene:

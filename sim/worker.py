@@ -22,6 +22,7 @@ from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
+from sim.disturb import Disturbance
 from sim.interface import ACTION_DIM, Action, Observation, StepResult
 from sim.process import Call, Fault, JpegObservation, Reply, Run, child_environment, serve
 
@@ -76,6 +77,8 @@ class SimWorker:
         self._world = world
         self._render_threads = render_threads
         self.restarts = 0
+        self.timings: dict[str, float] = {}
+        """Milliseconds per part of the latest call (`sim.process.Reply`)."""
         self._lock = threading.RLock()
         self._jpeg: bytes | None = None
         self._closed = False
@@ -103,6 +106,10 @@ class SimWorker:
     def observe(self, render: bool = True) -> Observation:
         """What the robot sees now."""
         return self._observation(self._call("observe", render))
+
+    def disturb(self, change: Disturbance) -> Observation:
+        """Move things or change the look; what is seen then. ValueError where that cannot be done."""
+        return self._observation(self._call("disturb", change))
 
     def expert_action(self) -> Action:
         """The scripted expert's (7,) action for the present state."""
@@ -221,7 +228,7 @@ class SimWorker:
             log.error("simulator error during %r\n%s", what, reply.trace)
             self._fail(f"The simulator failed during {what}: {reply.sentence}")
         reply = self._expect(Reply, reply, what)
-        self._rebuilds = reply.rebuilds
+        self._rebuilds, self.timings = reply.rebuilds, reply.timings
         return reply.value
 
     def _expect(self, kind: type[T], value: Any, what: str) -> T:

@@ -147,7 +147,7 @@ class World(Stage, BaseEnv):
             self.actors[object_id]._objs[0].set_pose(sapien.Pose([x, y, TABLE_Z + 0.0005], _quaternion(yaw)))
             self._set_enabled(object_id, True)
         self._arrange_cabinet(layout)
-        self._arrange_look(layout)
+        self.dress(layout)
         self.agent.robot.set_pose(BASE_POSE)
         self.reset()
         self.agent.reset(torch.from_numpy(HOME_QPOS))
@@ -176,7 +176,8 @@ class World(Stage, BaseEnv):
         self.cabinet.set_qpos(torch.tensor([[opening[name] for name in names]], dtype=torch.float32))
         self.cabinet.set_qvel(torch.zeros(1, len(names)))
 
-    def _arrange_look(self, layout: Layout) -> None:
+    def dress(self, layout: Layout) -> None:
+        """Set light, texture and camera alone."""
         direction = np.array(layout.light_direction) / np.linalg.norm(layout.light_direction)
         turn, _ = Rotation.align_vectors(direction[None], np.array([[1.0, 0.0, 0.0]]))
         x, y, z, w = turn.as_quat()
@@ -187,6 +188,14 @@ class World(Stage, BaseEnv):
         x, y, z, w = Rotation.from_euler("XYZ", layout.camera_turn).as_quat()
         shift = sapien.Pose(self._camera_rest.p + np.array(layout.camera_shift), self._camera_rest.q)
         self._camera.set_local_pose(shift * sapien.Pose(q=[w, x, y, z]))
+
+    def put(self, object_id: str, position: NDArray[np.float64]) -> None:
+        """Set a thing down at `position` (3,) [m, base frame], turned as it is and at rest."""
+        actor = self.actors[object_id]
+        body, entity = actor._bodies[0], actor._objs[0]
+        x, y, z = position
+        entity.set_pose(sapien.Pose((BASE_POSE * sapien.Pose([x, y, z + 0.001])).p, entity.pose.q))
+        body.linear_velocity = body.angular_velocity = np.zeros(3, np.float32)
 
     # ---- contacts
 

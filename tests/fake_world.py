@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sim.disturb import Disturbance
 from sim.interface import Observation, StepResult
 
 PATH = "tests.fake_world:FakeWorld"
@@ -46,6 +47,12 @@ class FakeWorld:
         self.count += 1
         success = bool(np.linalg.norm(self.point) < 0.02)
         return StepResult(self.observe(render), success, success or self.count >= self.limit)
+
+    def disturb(self, change: Disturbance) -> Observation:
+        if change.kind != "nudge":
+            raise ValueError("a point has no look")
+        self.point = self.point + 0.05
+        return self.observe()
 
     def expert_action(self) -> np.ndarray:
         return np.concatenate([np.clip(-self.point, -0.02, 0.02), [0.0, 0.0, 0.0, 1.0]]).astype(np.float32)

@@ -111,8 +111,8 @@ def test_serve_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     import app.page
 
     seen: list[tuple[Any, ...]] = []
-    def serve(*given: Any, settings: Settings, schedule: Any) -> None:
-        seen.append((*given, settings.queue, schedule))
+    def serve(*given: Any, settings: Settings, schedule: Any, against: str | None) -> None:
+        seen.append((*given, settings.queue, schedule, against))
 
     monkeypatch.setattr(app.page, "serve", serve)
     schedule = "think_every=9, execute=4"
@@ -120,9 +120,11 @@ def test_serve_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(cli, "check_port", lambda host, port: None)
     settings = tmp_path / "settings.yaml"
     settings.write_text("queue: 5")
-    run("--model", "expert", "--settings", str(settings))
-    assert seen[0] == ("nano", "127.0.0.1", 0, 3, 32, (("think_every", 9), ("execute", 4)))
-    assert seen[1] == ("expert", "127.0.0.1", 7860, 1, 5, ())
+    run("--model", "expert", "--settings", str(settings), "--against", "nano")
+    assert seen[0] == ("nano", "127.0.0.1", 0, 3, 32, (("think_every", 9), ("execute", 4)), None)
+    assert seen[1] == ("expert", "127.0.0.1", 7860, 1, 5, (), "nano")
+    with pytest.raises(ValueError, match="another model"):
+        run("--model", "nano", "--against", "nano")
 
 
 @pytest.mark.parametrize(
@@ -280,7 +282,7 @@ def test_a_space_is_served_to_everybody_within_its_own_limits(monkeypatch: pytes
     from app import page
 
     served: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(page, "serve", lambda *given, settings: served.append((*given, settings.behind_proxy)))
+    monkeypatch.setattr(page, "serve", lambda *given, settings, **_: served.append((*given, settings.behind_proxy)))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from app.compare import Pair, Trial, add_up, play_pair, record_vote
+from app.compare import Pair, Trial, add_up, arms_of, play_pair, record_vote
 from app.controller import Simulator, ThinkingPolicy
 from app.events import Command, Event, Frame, Outcome, SceneReady, ThoughtStarted
 from app.recording import find
@@ -23,6 +23,7 @@ from app.views.compare import Tab, figures, layout, validate
 from tests.test_controller import SPEC, FakePolicy, FakeSimulator
 from tests.test_page_states import DrawnPool, DrawnSimulator, FakePilot
 
+ON, OFF = "nano, thinking", "nano, not thinking"
 REQUEST: Any = SimpleNamespace(session_hash="tab")
 COMMANDS = [Command(SPEC, think, seed=11) for think in (True, False)]
 
@@ -38,7 +39,7 @@ def pair_of(simulators: Sequence[FakeSimulator], steering: Steering | None = Non
         made.append(FakePolicy() if command.think else Silent())
         return made[-1]
 
-    events = list(play_pair(COMMANDS, simulators, make, steering or Steering()))
+    events = list(play_pair(COMMANDS, simulators, [make] * 2, steering or Steering()))
     assert [policy.seed for policy in made] == [11, 11] and len({policy.instruction for policy in made}) == 1
     return events
 
@@ -77,7 +78,7 @@ def test_an_arms_seconds_leave_out_the_other_arm() -> None:
 @pytest.mark.parametrize("count", [1, 2])
 def test_stop_ends_both_arms(count: int) -> None:
     steering, simulators, seen = Steering(), [FakeSimulator() for _ in range(count)], []
-    for side, event in play_pair(COMMANDS, simulators, lambda *_: Silent(), steering):
+    for side, event in play_pair(COMMANDS, simulators, [lambda *_: Silent()] * 2, steering):
         seen.append((side, event))
         if isinstance(event, Frame) and event.step == 2:
             steering.halt()
@@ -87,7 +88,8 @@ def test_stop_ends_both_arms(count: int) -> None:
 
 
 def pairs(*results: tuple[bool, bool]) -> list[Pair]:
-    return [Pair("pick it up", i, (Trial(a, 20 + i, 2.0), Trial(b, 30, 1.0 + i))) for i, (a, b) in enumerate(results)]
+    trials = [(Trial(a, 20 + i, 2.0), Trial(b, 30, 1.0 + i)) for i, (a, b) in enumerate(results)]
+    return [Pair("pick it up", i, both, (ON, OFF)) for i, both in enumerate(trials)]
 
 
 def test_figures_match_the_textbook() -> None:
@@ -122,16 +124,22 @@ class TwoOutcomes(DrawnPool):
 
 
 def tab(recordings: Path, size: int = 2) -> tuple[Tab, view.Widgets, Sessions]:
-    sessions = Sessions(TwoOutcomes(), size=size)
+    sessions, rival = Sessions(TwoOutcomes(), size=size), FakePilot()
+    rival.name, rival.fingerprint = "rival", "beef0000"
+    arms = arms_of([FakePilot(), rival])
     with gr.Blocks():
-        widgets = layout()
-    return Tab(widgets, FakePilot(), sessions, recordings), widgets, sessions
+        widgets = layout(list(arms), (ON, OFF))
+    return Tab(widgets, arms, sessions, recordings), widgets, sessions
+
+
+def run(handlers: Tab, count: int, blind: bool = False, first: str = ON, second: str = OFF) -> Iterator[dict[Any, Any]]:
+    return handlers.run("pick", 5, "", first, second, count, blind, [], REQUEST)
 
 
 def test_pairs_are_counted_and_can_be_watched_again(tmp_path: Path) -> None:
     handlers, ui, sessions = tab(tmp_path / "recordings")
     updates: dict[Any, Any] = {}
-    for update in handlers.run("pick", 5, "", 2, False, [], REQUEST):
+    for update in run(handlers, 2):
         updates |= update
     played = updates[ui.played]
     assert [pair.seed for pair in played] == [5, 6] and updates[ui.seed] == 7 and sessions.holding == 0
@@ -153,7 +161,7 @@ def test_a_blind_pair_tells_nothing_before_the_vote(
     monkeypatch.setattr(view.random, "random", lambda: coin)
     handlers, ui, _ = tab(tmp_path / "recordings")
     shown, updates = [], {}
-    for update in handlers.run("pick", 5, "", 10, True, [], REQUEST):
+    for update in run(handlers, 10, blind=True):
         assert update, "Gradio refuses an update of nothing"
         updates |= update
         shown += [str(update[w]) for w in (*ui.titles, *ui.lines, *ui.thoughts, ui.status, ui.figures) if w in update]
@@ -162,11 +170,12 @@ def test_a_blind_pair_tells_nothing_before_the_vote(
     pending = updates[ui.pending]
     result = handlers.vote("left", [], pending)
     order = [text[4:-5] for text in (result[ui.titles[0]], result[ui.titles[1]])]
-    assert order == (["Thinking off", "Thinking on"] if coin < 0.5 else ["Thinking on", "Thinking off"])
+    assert order == ([OFF, ON] if coin < 0.5 else [ON, OFF])
     assert len(result[ui.played]) == 1 and result[ui.run].interactive
-    assert "Scripted expert" in result[ui.thoughts[order.index("Thinking on")]], "what was hidden shows now"
+    assert "Scripted expert" in result[ui.thoughts[order.index(ON)]], "what was hidden shows now"
     (vote,) = (json.loads(line) for line in (tmp_path / "votes.jsonl").read_text().splitlines())
-    assert vote["vote"] == "left" and [vote["left"], vote["right"]] == order and vote["fingerprint"] == "0123abcd"
+    assert vote["vote"] == "left" and [vote["left"], vote["right"]] == order
+    assert vote["fingerprints"] == ["0123abcd"] * 2
     assert ui.played not in handlers.vote("left", [], None), "a second click counts nothing"
 
 
@@ -181,7 +190,7 @@ def test_a_vote_that_cannot_be_kept_costs_one_line(tmp_path: Path) -> None:
 def test_a_stopped_pair_does_not_count(tmp_path: Path) -> None:
     handlers, ui, sessions = tab(tmp_path / "recordings", size=1)
     updates: dict[Any, Any] = {}
-    for update in handlers.run("pick", 5, "", 5, False, [], REQUEST):
+    for update in run(handlers, 5):
         updates |= update
         if ui.cameras[0] in update:
             handlers.stop(REQUEST)
@@ -190,6 +199,36 @@ def test_a_stopped_pair_does_not_count(tmp_path: Path) -> None:
 
 
 def test_no_words_mean_each_scenes_own_and_bad_ones_are_refused() -> None:
-    assert all(verdict["is_valid"] for verdict in validate("pick", 5, "", 1, False, []))
-    assert not validate("pick", 5, "?!", 1, False, [])[2]["is_valid"]
-    assert not validate("pick", -1, "", 1, False, [])[1]["is_valid"]
+    assert all(verdict["is_valid"] for verdict in validate("pick", 5, "", ON, OFF, 1, False, []))
+    assert not validate("pick", 5, "?!", ON, OFF, 1, False, [])[2]["is_valid"]
+    assert not validate("pick", -1, "", ON, OFF, 1, False, [])[1]["is_valid"]
+    assert not validate("pick", 5, "", ON, ON, 1, False, [])[4]["is_valid"]
+
+
+def test_two_models_are_compared_and_only_like_pairs_are_added_up(tmp_path: Path) -> None:
+    handlers, ui, _ = tab(tmp_path / "recordings")
+    updates: dict[Any, Any] = {}
+    for update in run(handlers, 2, first=ON, second="rival, thinking"):
+        updates |= update
+    played = updates[ui.played]
+    assert "nano, thinking" in updates[ui.titles[0]] and "rival, thinking" in updates[ui.titles[1]]
+    ours, theirs = (find(trial.recording, tmp_path / "recordings") for trial in played[0].trials)
+    assert ours is not None and theirs is not None
+    assert (ours.about()["fingerprint"], theirs.about()["fingerprint"]) == ("0123abcd", "beef0000")
+    for update in handlers.run("pick", 9, "", ON, OFF, 1, False, played, REQUEST):
+        updates |= update
+    assert len(updates[ui.pairs].samples) == 3 and "1 of 1" in updates[ui.figures], "the two kinds are not mixed"
+    assert "rival, thinking" in handlers.replay(0, updates[ui.played])[ui.captions[1]]
+
+
+def test_a_rival_is_loaded_when_it_is_asked_for(tmp_path: Path) -> None:
+    rival = FakePilot("failed", "The rival could not be loaded.")
+    rival.name = "rival"
+    sessions, arms = Sessions(TwoOutcomes(), size=2), arms_of([FakePilot(), rival])
+    with gr.Blocks():
+        ui = layout(list(arms), (ON, "rival, thinking"))
+    handlers = Tab(ui, arms, sessions, tmp_path)
+    list(run(handlers, 1))
+    assert not hasattr(rival, "started")
+    said = [str(update[ui.status]) for update in run(handlers, 1, second="rival, thinking") if ui.status in update]
+    assert rival.started and "The rival could not be loaded." in said[-1]

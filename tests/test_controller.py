@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from app.events import (
 )
 from app.pilots import Scripted
 from app.steering import Steering
+from sim.disturb import Disturbance
 from sim.interface import Action, Observation, StepResult
 from sim.tasks import Goal, SceneSpec
 from sim.worker import WorkerError
@@ -42,6 +44,8 @@ class FakeSimulator:
         self.solved_at, self.breaks_at = solved_at, breaks_at
         self.steps = 0
         self.last_jpeg = b""
+        self.timings = {"simulate": 1.0, "render": 0.5, "encode": 0.25}
+        self.changed: list[str] = []
 
     def _look(self) -> Observation:
         self.last_jpeg = b"frame %d" % self.steps
@@ -58,6 +62,14 @@ class FakeSimulator:
         success = self.steps == self.solved_at
         return StepResult(self._look(), success, success or self.steps == self.limit)
 
+    def disturb(self, change: Disturbance) -> Observation:
+        if self.steps == 0:
+            raise ValueError("The robot holds it.")
+        self.changed.append(change.text)
+        observation = self._look()
+        self.last_jpeg = b"changed"
+        return observation
+
     def expert_action(self) -> Action:
         return np.zeros(7, np.float32)
 
@@ -66,6 +78,7 @@ class FakePolicy:
     """Thinks before steps 0 and 3, plans every third step."""
 
     focus = {"source": (0.2, 0.4), "target": (0.6, 0.4)}
+    heat = {"source": "0f/00", "target": "00/f0"}
     gate: float | None = None
 
     def __init__(self) -> None:
@@ -118,7 +131,7 @@ def test_events_come_in_the_order_of_a_rollout() -> None:
     thought: list[type] = [ThoughtStarted, ThoughtToken, ThoughtToken, ThoughtToken, ThoughtDone, Planned]
     assert [type(event) for event in events] == [SceneReady, *thought, *step * 3, *thought, *step, Outcome]
     assert (policy.instruction, policy.seed) == (SPEC.instruction, 11)
-    assert events[0] == SceneReady(b"frame 0", SPEC, "open the <b>top</b> one")
+    assert events[0] == SceneReady(b"frame 0", SPEC, "open the <b>top</b> one", (0.0,) * 8)
     assert [e.text for e in events if isinstance(e, ThoughtDone)] == ["I will pull the top drawer."] * 2
     frames = [event for event in events if isinstance(event, Frame)]
     assert [frame.jpeg for frame in frames] == [b"frame 1", b"frame 2", b"frame 3", b"frame 4"]
@@ -215,9 +228,33 @@ def test_new_words_and_an_edited_thought_reach_the_policy_and_the_record() -> No
     assert told[2].problem == "Too long: shorten it." and isinstance(events[-1], Outcome), "it goes on"
 
 
+def test_a_changed_scene_is_seen_by_the_policy_and_kept_in_the_record() -> None:
+    steering, simulator, events = Steering(), FakeSimulator(), []
+    steering.give("disturb", "change the light")
+    for event in play(simulator, FakePolicy(), steering):
+        events.append(event)
+        if isinstance(event, Frame) and event.step == 2:
+            steering.give("disturb", "change the light")
+            steering.give("disturb", "nudge the moon")
+    held, changed, unknown = (event for event in events if isinstance(event, Steered))
+    assert held.problem == "The robot holds it." and held.jpeg == b""
+    assert (changed.step, changed.jpeg, changed.problem) == (2, b"changed", "") and simulator.changed == [changed.text]
+    assert "nudge the moon" in unknown.problem and isinstance(events[-1], Outcome)
+
+
+def test_a_step_says_where_its_time_went_and_where_the_robot_is() -> None:
+    events = list(play(FakeSimulator(), FakePolicy()))
+    timing = next(event for event in events if isinstance(event, StepTiming))
+    assert (timing.render_ms, timing.encode_ms) == (0.5, 0.25) and timing.policy_ms >= 0
+    frames = [event for event in events if isinstance(event, Frame)]
+    assert [frame.success for frame in frames] == [False, False, False, True] and len(frames[0].proprio) == 8
+    assert next(event.heat for event in events if isinstance(event, Planned)) == FakePolicy.heat
+
+
 def test_events_survive_the_log() -> None:
     for event in play(FakeSimulator(), FakePolicy()):
         back = from_json(json.loads(json.dumps(to_json(event))))
         assert back is not None and type(back) is type(event)
         assert json.dumps(to_json(back)) == json.dumps(to_json(event))
+        assert not isinstance(event, Frame) or replace(back, jpeg=event.jpeg) == event  # type: ignore[type-var]
     assert from_json({"type": "Recording", "model": "nano"}) is None and from_json({}) is None

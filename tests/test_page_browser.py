@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -236,9 +237,24 @@ def test_a_rollout_is_paused_stepped_resumed_and_its_link_replays_it(page: Page,
     page.locator("#tell").click()
     expect(page.locator("#thoughts")).to_contain_text("New instruction: be <b>quick</b>")
     assert server.steps == held + 1
+    page.locator("#disturb").click()  # the first change offered: a nudge
+    expect(page.locator("#thoughts")).to_contain_text("Scene changed: nudge the")
+    picture = page.locator("#camera img").get_attribute("src")
+    page.get_by_role("tab", name="Ask").click()
+    page.locator("#use-camera").click()
+    page.locator("#questions").get_by_text("What is on the table?").click()
+    page.locator("#ask-button").click()
+    expect(page.locator("#chat")).to_contain_text("The scripted expert answers no questions")
+    expect(page.locator("#picture img")).to_be_visible()
+    page.get_by_role("tab", name="Act").click()
+    assert server.sessions.holding == 1 and server.steps == held + 1, "asking ends nothing"
+    assert page.locator("#camera img").get_attribute("src") == picture
     page.locator("#pause").click()
     expect(page.locator("#status .outcome")).to_contain_text("Success")
     expect(page.locator("#caption")).to_contain_text("Your last rollout.")
+    with page.expect_download() as download:
+        page.locator("#export").click()
+    assert zipfile.is_zipfile(download.value.path())
     (folder,) = [path for path in server.recorded() if path not in before]
 
     page.goto(f"{server.url}?run={folder.name}")
@@ -249,6 +265,9 @@ def test_a_rollout_is_paused_stepped_resumed_and_its_link_replays_it(page: Page,
     page.locator(".timeline .steered").first.click()
     expect(page.locator(".timeline .words")).to_contain_text("Paused")
     page.wait_for_function("() => +document.querySelector('.timeline').style.getPropertyValue('--now') > 0")
+    page.locator(".timeline .scrub").focus()
+    page.keyboard.press("End")
+    expect(page.locator(".timeline .words")).to_contain_text(re.compile("Success . step .* ms: "))
 
 
 def test_a_pair_is_played_counted_and_watched_again(page: Page, server: Server) -> None:

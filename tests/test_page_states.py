@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import re
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +18,7 @@ import pytest
 
 from app import scenes
 from app.controller import Simulator, ThinkingPolicy
-from app.events import Failure, Steered, ThoughtDone, ThoughtStarted, ThoughtToken
+from app.events import Failure, Planned, Steered, ThoughtDone, ThoughtStarted, ThoughtToken
 from app.page import build, model_badge
 from app.pilots import Expert, State, Turn
 from app.recording import Recording
@@ -24,6 +26,7 @@ from app.sessions import Sessions
 from app.views.command import Tab, validate, validate_words
 from app.views.layout import Widgets, layout, plain
 from app.views.screen import Screen
+from sim.disturb import Disturbance
 from sim.interface import Image, Observation
 from sim.tasks import SceneSpec
 from tests.test_controller import FakeSimulator
@@ -41,6 +44,11 @@ class DrawnSimulator(FakeSimulator):
         self.last_jpeg = jpeg(self.steps)
         return observation
 
+    def disturb(self, change: Disturbance) -> Observation:
+        observation = super().disturb(change)
+        self.last_jpeg = jpeg(200)
+        return observation
+
 
 class DrawnPool(FakePool):
     def lease(self) -> FakeSimulator:
@@ -52,10 +60,14 @@ class FakePilot:
     """A model in whatever state a test wants. Asked, it repeats the question word by word."""
 
     pictures = 1
+    points = True
     fingerprint = "0123abcd"
 
     def __init__(self, state: State = "ready", error: str | None = None) -> None:
         self.name, self.state, self.error = "nano", state, error
+
+    def start(self) -> None:
+        self.started = True
 
     def retry(self) -> None:
         self.retried = True
@@ -79,7 +91,7 @@ def tab(pilot: FakePilot, recordings: Path) -> tuple[Tab, Widgets, Sessions]:
 
 
 def rollout(handlers: Tab, words: str = "open it") -> Iterator[dict[Any, Any]]:
-    return handlers.rollout("open", 3, [], words, True, False, REQUEST)  # type: ignore[arg-type]
+    return handlers.rollout("open", 3, [], words, True, REQUEST)  # type: ignore[arg-type]
 
 
 def said(updates: list[dict[Any, Any]], widget: gr.blocks.Block) -> list[Any]:
@@ -157,20 +169,44 @@ def test_leaving_in_the_middle_stops_and_frees_the_simulator(tmp_path: Path) -> 
     assert sessions.holding == 0 and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("leave", ["stop", "close the tab"])
+def test_stop_lets_go_of_policy_and_simulator_within_one_control_step(leave: str, tmp_path: Path) -> None:
+    class Watched(FakePilot):
+        def policy(self, simulator: Simulator, spec: SceneSpec, think: bool) -> ThinkingPolicy:
+            policy = Expert(simulator, spec, think)
+            self.simulator, self.made = simulator, weakref.ref(policy)
+            return policy
+
+    pilot = Watched()
+    handlers, widgets, sessions = tab(pilot, tmp_path)
+    running, steps = rollout(handlers), -1
+    for update in running:
+        if steps < 0 and "Step 2" in str(update.get(widgets.status)):
+            steps = pilot.simulator.steps  # type: ignore[attr-defined]
+            if leave == "stop":
+                handlers.stop(REQUEST)  # type: ignore[arg-type]
+            else:
+                sessions.stop(REQUEST.session_hash)
+                running.close()  # type: ignore[attr-defined]
+    assert steps == 2 and pilot.simulator.steps <= steps + 1  # type: ignore[attr-defined]
+    gc.collect()
+    assert pilot.made() is None and sessions.holding == 0
+
+
 @pytest.mark.parametrize("words", ["öffne die Schublade", "把胡萝卜放在盘子上", "<b>pick</b>", "x" * 500])
 def test_words_of_any_script_are_accepted(words: str) -> None:
-    assert all(verdict["is_valid"] for verdict in validate("open", 3, [], words, True, False))
+    assert all(verdict["is_valid"] for verdict in validate("open", 3, [], words, True))
 
 
 @pytest.mark.parametrize("words", ["", None, "\n\t", "!!", "x" * 501])
 def test_bad_words_are_refused_with_a_reason(words: str | None) -> None:
-    verdict = validate("open", 3, [], words, True, False)[3]
+    verdict = validate("open", 3, [], words, True)[3]
     assert not verdict["is_valid"] and verdict["message"]
 
 
 @pytest.mark.parametrize("seed", [None, -1, 2_000_000, 1.5])
 def test_scenes_that_do_not_exist_are_refused(seed: float | None) -> None:
-    assert not validate("open", seed, [], "open it", True, False)[1]["is_valid"]
+    assert not validate("open", seed, [], "open it", True)[1]["is_valid"]
 
 
 def test_typed_text_never_becomes_markup() -> None:
@@ -219,6 +255,28 @@ def test_pause_step_and_resume_are_followed_said_and_recorded(tmp_path: Path) ->
     assert orders == ["pause", "step", "instruct", "rethink", "resume"]
 
 
+def test_the_scene_is_changed_on_demand_and_the_camera_shows_it(tmp_path: Path) -> None:
+    handlers, widgets, _ = tab(FakePilot(), tmp_path)
+    cameras, told, asked = 0, "", False
+    for update in rollout(handlers):
+        if "Step 2" in str(update.get(widgets.status)) and not asked:
+            handlers.disturb("change the light", REQUEST)  # type: ignore[arg-type]
+            asked = True
+        told = str(update.get(widgets.thoughts, told))
+        if "Scene changed" in told and widgets.camera in update:
+            cameras += 1
+    assert "change the light" in told and cameras >= 2, "one picture of the change, others of the steps after it"
+    (recording,) = (Recording(folder) for folder in tmp_path.iterdir())
+    assert [event.order for event in recording.events() if isinstance(event, Steered)] == ["disturb"]
+
+
+def test_switches_for_where_it_looks_go_where_the_model_does_not_say(tmp_path: Path) -> None:
+    screen, (handlers, widgets, _) = Screen(True), tab(FakePilot(), tmp_path)
+    for focus, visible in (({"source": (0.5, 0.5), "target": (0.5, 0.5)}, True), (None, False)):
+        drawn = handlers._draw(Planned({"flow": 1.0}, focus), screen)
+        assert [drawn[switch].visible for switch in (widgets.show_rings, widgets.show_heat)] == [visible] * 2
+
+
 def test_words_for_a_rollout_that_is_not_there_stay_in_the_box(tmp_path: Path) -> None:
     handlers, _, _ = tab(FakePilot(), tmp_path)
     assert handlers.tell("shut it", REQUEST) == "shut it"  # type: ignore[arg-type]
@@ -231,7 +289,7 @@ def opened(handlers: Tab, **query: str) -> dict[Any, Any]:
 
 def test_a_link_brings_back_scene_words_mode_and_recording(tmp_path: Path) -> None:
     handlers, widgets, _ = tab(FakePilot(), tmp_path)
-    list(handlers.rollout("close", 7, ["light"], "shut *it*", False, False, REQUEST))  # type: ignore[arg-type]
+    list(handlers.rollout("close", 7, ["light"], "shut *it*", False, REQUEST))  # type: ignore[arg-type]
     (folder,) = tmp_path.iterdir()
     later = FakePilot()
     later.fingerprint = "other"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from model.instructvla import InstructVLA
-from model.policy import EXECUTE, REFRESH, InstructPolicy, Schedule
+from model.policy import EXECUTE, REFRESH, InstructPolicy, Schedule, heat_rows
 from model.prompts import Prompter, collate
 from model.streaming import inference
 from model.vision import preprocess
@@ -177,3 +177,15 @@ def test_gates_are_told_where_experts_are_mixed(model: InstructVLA) -> None:
         pilot.reset("pick up the cube")
         gates = [pilot.gate for _ in pilot.think(observation())]
         assert gates and all((gate is not None and 0 < gate < 1) == told for gate in gates)
+
+
+def test_attention_comes_with_every_plan_and_peaks_where_the_pointer_looks(model: InstructVLA) -> None:
+    pilot = policy(model, think=False)
+    assert pilot.heat is None
+    rollout(pilot, 1)
+    rows, columns = TINY.vision.grid
+    assert pilot.heat is not None and set(pilot.heat) == {"source", "target"}
+    for text in pilot.heat.values():
+        assert [len(row) for row in text.split("/")] == [columns] * rows and "f" in text
+    told = heat_rows(np.array([[0.64, 0.16], [0.0, 0.04]], np.float32))
+    assert told == "f8/04", "square roots of the shares of the strongest, in fifteenths"

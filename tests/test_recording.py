@@ -19,7 +19,6 @@ from app.events import (
     Failure,
     Frame,
     Outcome,
-    Planned,
     SceneReady,
     Steered,
     ThoughtDone,
@@ -46,8 +45,8 @@ def rollout(end: Event = OUTCOME) -> list[Event]:
     return [*events, end]
 
 
-def recorder(events: list[Event], rings: bool = False) -> Recorder:
-    taken = Recorder(Command(SPEC, think=True, seed=5), "nano, trained on tables", "0123abcd", rings)
+def recorder(events: list[Event]) -> Recorder:
+    taken = Recorder(Command(SPEC, think=True, seed=5), "nano, trained on tables", "0123abcd")
     for event in events:
         taken.add(event)
     return taken
@@ -135,14 +134,16 @@ def test_the_log_says_where_each_event_stands_in_the_video(tmp_path: Path) -> No
     assert saved.about()["fingerprint"] == "0123abcd"
 
 
-def test_rings_are_in_the_pictures_only_when_asked_for(tmp_path: Path) -> None:
-    focus = {"source": (0.3, 0.5), "target": (0.8, 0.5)}
+def test_a_changed_scene_is_a_picture_and_a_caption(tmp_path: Path) -> None:
     start, *rest = rollout()
-    events = [start, Planned({"plan": 1.0}, focus), *rest]
-    plain, marked = recorder(events).save(tmp_path), recorder(events, rings=True).save(tmp_path)
-    difference = np.abs(pictures(plain)[-1].astype(int) - pictures(marked)[-1].astype(int)).max(axis=2)
-    assert difference[:, :32].max() > 60 and difference[:, 40:].max() > 60
-    assert [line["type"] for line in plain.lines()] == [line["type"] for line in marked.lines()]
+    changed = Steered("disturb", 0, "nudge the <b>mug", jpeg=jpeg(250))
+    saved = recorder([start, changed, Steered("disturb", 0, "no", "It is held."), *rest]).save(tmp_path)
+    place = next(line["video"] for line in saved.lines() if line.get("order") == "disturb")
+    assert abs(int(pictures(saved)[round(place * 5)][20, 20, 0]) - 250) < 8
+    text = saved.subtitles.read_text(encoding="utf-8")
+    assert "Scene changed: nudge the &lt;b&gt;mug" in text and "held" not in text
+    told = [event for event in saved.events() if isinstance(event, Steered)]
+    assert told == [Steered("disturb", 0, "nudge the <b>mug"), Steered("disturb", 0, "no", "It is held.")]
 
 
 def test_interventions_are_in_log_and_subtitles(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def rollout(policy: Any, steps: int = 2 * EXECUTE + 5) -> list[Any]:
         if policy.thinking_due:
             for piece in policy.think(look):
                 seen.append((piece, policy.gate))
-        seen.append((policy.act(look).tolist(), policy.focus, policy.thought, sorted(policy.timings)))
+        seen.append((policy.act(look).tolist(), policy.focus, policy.heat, policy.thought, sorted(policy.timings)))
         seen.append((policy.needs_image, policy.thinking_due))
     return seen
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
+from sim.disturb import Disturbance, disturbances, find
 from sim.objects import catalog
 from sim.scenes import Tabletop
 from sim.tasks import Goal, SceneSpec, sample_goal
+from sim.twins import TwinScene
 
 STAY = np.array([0, 0, 0, 0, 0, 0, 1], dtype=np.float32)
 
@@ -129,3 +132,68 @@ def test_bad_actions_are_refused_in_words(table: Tabletop) -> None:
 def test_the_catalog_is_as_large_as_promised() -> None:
     roles = [info.role for info in catalog().values()]
     assert roles.count("graspable") >= 24 and roles.count("target") >= 8 and roles.count("fixture") == 1
+
+
+def change(scene: SceneSpec, kind: str) -> Disturbance:
+    return next(one for one in disturbances(scene) if one.kind == kind)
+
+
+def test_nudged_and_swapped_things_lie_where_they_were_put_and_nothing_else_moves(table: Tabletop) -> None:
+    scene = SceneSpec(goal=sample_goal("put_on", 1_000_000), seed=1_000_000)
+    for kind in ("nudge", "swap"):
+        table.reset(scene, render=False)
+        before, chosen = table.snapshot().things, change(scene, kind)
+        table.disturb(chosen)
+        put = table.snapshot().things
+        for _ in range(3):
+            table.step(STAY, render=False)
+        after = table.snapshot().things
+        for name in before:
+            moved = float(np.linalg.norm((put[name].position - before[name].position)[:2]))
+            assert (moved > 0.03) == (name in chosen.things), (kind, name, moved)
+            assert float(np.linalg.norm(after[name].position - put[name].position)) < 0.01, "it lies still"
+    one, two = chosen.things
+    assert float(np.linalg.norm((after[one].position - before[two].position)[:2])) < 0.09, "they changed places"
+
+
+def test_the_same_changes_give_the_same_pictures_and_each_kind_shows(table: Tabletop) -> None:
+    scene = SceneSpec(goal=sample_goal("pick", 3), seed=3)
+    shown = []
+    for _ in range(2):
+        pictures = [table.reset(scene).image]
+        pictures += [table.disturb(change(scene, kind)).image for kind in ("light", "texture", "camera")]
+        shown.append(pictures)
+    for first, second in zip(*shown, strict=True):
+        np.testing.assert_array_equal(first, second)
+    for before, after in pairwise(shown[0]):
+        assert np.abs(after.astype(int) - before.astype(int)).mean() > 4
+
+
+def test_a_nudge_does_not_count_as_moving_it(table: Tabletop) -> None:
+    """The rule "was moved" asks what the robot did."""
+    scene = SceneSpec(goal=Goal(kind="near", source="carrot", target="eggplant"), seed=4, distractors=0)
+    table.reset(scene, render=False)
+    table.disturb(change(scene, "nudge"))
+    np.testing.assert_array_equal(table._first["eggplant"].position, table.snapshot().things["eggplant"].position)
+    assert not any(table.step(STAY, render=False).success for _ in range(4))
+
+
+def test_what_the_robot_holds_stays_and_what_is_not_there_cannot_be_changed(table: Tabletop) -> None:
+    scene = SceneSpec(goal=sample_goal("pick", 1_000_000), seed=1_000_000)
+    table.reset(scene, render=False)
+    for _ in range(scene.limit):
+        if table.step(table.expert_action(), render=False).done:
+            break
+    held = Disturbance("nudge", (scene.goal.source or "",))
+    with pytest.raises(ValueError, match="The robot holds the"):
+        table.disturb(held)
+    with pytest.raises(ValueError, match="goes by"):
+        find(scene, "nudge the moon")
+    assert [one for one in disturbances(scene) if find(scene, one.text) != one] == []
+
+
+def test_official_scenes_stay_as_they_are() -> None:
+    twin = TwinScene(twin="stack_cube", seed=0)
+    assert disturbances(twin) == []
+    with pytest.raises(ValueError, match="official scenes stay as they are"):
+        find(twin, "change the light")

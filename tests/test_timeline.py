@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
+from html import unescape
 from pathlib import Path
 
-from app.events import Frame, Outcome, Steered
+from app.events import (
+    Frame,
+    Outcome,
+    Planned,
+    Steered,
+    StepTiming,
+    ThoughtDone,
+    ThoughtStarted,
+    ThoughtToken,
+)
 from app.timeline import timeline
 from tests.test_recording import OUTCOME, recorder, rollout
 
@@ -15,7 +26,8 @@ def drawn(tmp_path: Path, *extra: Steered, end: Outcome = OUTCOME) -> str:
     moving = []
     for event in rest:
         if isinstance(event, Frame):
-            event = Frame(event.jpeg, event.step, event.sim_time, (0.01, -0.02, 0, 0, 0, 0.1, float(event.step < 5)))
+            action = (0.01, -0.02, 0, 0, 0, 0.1, float(event.step < 5))
+            event = Frame(event.jpeg, event.step, event.sim_time, action, (0.0,) * 8, event.step == 10)
         moving.append(event)
     return timeline(recorder([start, *extra, *moving]).save(tmp_path), "video")
 
@@ -32,9 +44,27 @@ def test_thoughts_interventions_and_verdict_are_marks_at_their_place(tmp_path: P
 
 def test_the_arms_curves_and_their_scale_come_from_the_actions(tmp_path: Path) -> None:
     html = drawn(tmp_path)
+    assert 'class="gripper"' in html and 'class="success"' in html
     assert html.count("<polyline") == 6 and "±2.0 cm" in html and "±6°" in html
     points = re.findall(r'class="c1" points="([^"]*)"', html)[0].split()
     assert len(points) == 10 and len({point.split(",")[1] for point in points}) == 1
+
+
+def test_gates_times_rings_and_attention_are_on_the_axis_too(tmp_path: Path) -> None:
+    start, _, _, _, _, *rest = rollout()
+    thought = [ThoughtStarted(0), ThoughtToken("the ", 0.2), ThoughtToken("carrot", 0.9), ThoughtDone("the carrot")]
+    plan = Planned({"think": 100.0, "plan": 20.0, "flow": 10.0}, {"source": (0.2, 0.2), "target": (0.8, 0.8)})
+    saved = recorder([start, *thought, plan, rest[0], StepTiming(1, 35.0, 40.0, 30.0, 4.0), *rest[1:]]).save(tmp_path)
+    html = timeline(saved, "video")
+    assert 'class="gate"' in html and 'type="range"' in html
+    told = json.loads(unescape(re.findall(r'data-told="([^"]*)"', html)[0]))
+    ((at, text),) = told["steps"]
+    assert text == "step 1, 175 ms: think 100, latent 20, flow 10, other 5, simulator 6, render 30, encode 4"
+    assert at == next(line["video"] for line in saved.lines() if line["type"] == "StepTiming")
+    (begin, drawn_layer), (end, nothing) = told["layers"]
+    assert ">carrot</text>" in drawn_layer and nothing == "" and begin < end
+    plain = drawn(tmp_path)
+    assert 'class="gate"' not in plain and "latency" not in plain, "a log without them has no such lanes"
 
 
 def test_the_verdict_is_a_sign_and_a_word_and_no_colour_alone(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sim.disturb import Disturbance
 from sim.process import Simulator
 from sim.worker import RECYCLE_AT, SimWorker, WorkerError, WorkerPool, WorkerStartError
 from tests import fake_world
@@ -50,7 +51,13 @@ def test_a_worker_offers_the_methods_of_the_world() -> None:
         worker.set_state(saved)
         np.testing.assert_array_equal(worker.observe().proprio, blind.observation.proprio)
         assert set(worker.keypoints()) == {"source", "target"}
-        assert worker.run(double_count, 2) == 6
+        before = worker.observe().proprio
+        assert worker.disturb(Disturbance("nudge", ("point",))).proprio[0] > before[0]
+        with pytest.raises(ValueError, match="no look"):
+            worker.disturb(Disturbance("light"))
+        worker.step(STILL)
+        assert set(worker.timings) == {"simulate", "render", "encode"} and worker.timings["encode"] > 0
+        assert worker.run(double_count, 2) == 8
 
 
 def test_bad_requests_leave_the_worker_alive() -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import gradio as gr
 
 from app import controller, scenes
-from app.events import Command, Event, Failure, Frame, Outcome, Planned, SceneReady, Steered
+from app.events import Command, Event, Failure, Frame, Outcome, Planned, SceneReady, Steered, StepTiming
+from app.exporting import as_lerobot, stretches
 from app.pilots import Pilot, problem_when_loaded
 from app.recording import Recorder, Recording, RecordingError, find
 from app.sessions import Busy, Hold, Sessions
 from app.timeline import timeline
-from app.views.layout import PAUSE, RESUME, Widgets, caption_of, goal_line, layout
+from app.views.layout import PAUSE, RESUME, Widgets, caption_of, changes, goal_line, layout
 from app.views.screen import Screen, failure, status
 from app.views.widgets import FINE, HIDDEN, SIMULATOR_QUEUE, Updates, camera_picture
 from sim.tasks import Variation
@@ -23,6 +24,10 @@ from sim.twins import Scene
 from sim.worker import WorkerError
 
 log = logging.getLogger(__name__)
+
+
+DOWNLOAD = "() => setTimeout(() => document.getElementById('exported').click(), 200)"
+"""Fetches a file that was not there when its button was pressed."""
 
 
 def build(page: gr.Blocks, pilot: Pilot, sessions: Sessions, recordings: Path) -> Widgets:
@@ -38,10 +43,11 @@ def build(page: gr.Blocks, pilot: Pilot, sessions: Sessions, recordings: Path) -
     }
     picture: dict[str, Any] = simulated | {"api_visibility": "private", "trigger_mode": "always_last"}
     scene = [ui.family, ui.seed, ui.look]
-    texts = [ui.words, ui.goal, ui.odds, ui.seed]
-    shown = [ui.camera, ui.status, ui.rings]
-    replayed = [ui.video, ui.timeline, ui.caption, ui.save_video, ui.save_log]
-    steering = [ui.pause, ui.step, ui.tell, ui.rethink]
+    texts = [ui.words, ui.goal, ui.odds, ui.seed, ui.change]
+    shown = [ui.camera, ui.status, ui.layer]
+    replayed = [ui.video, ui.timeline, ui.caption, ui.save_video, ui.save_log, ui.export, ui.replayed]
+    steering = [ui.pause, ui.step, ui.tell, ui.rethink, ui.disturb]
+    switches = [ui.show_rings, ui.show_heat]
 
     chosen = [
         gr.on(
@@ -62,8 +68,8 @@ def build(page: gr.Blocks, pilot: Pilot, sessions: Sessions, recordings: Path) -
     gr.on(
         [ui.run.click, ui.words.submit],
         tab.rollout,
-        [*scene, ui.words, ui.think, ui.show_rings],
-        [*shown, ui.thoughts, ui.run, ui.stop, *steering, ui.thought, *replayed],
+        [*scene, ui.words, ui.think],
+        [*shown, ui.thoughts, ui.times, *switches, ui.run, ui.stop, *steering, ui.thought, *replayed],
         validator=validate,
         trigger_mode="once",
         api_visibility="private",  # programs have `app.service`
@@ -73,14 +79,17 @@ def build(page: gr.Blocks, pilot: Pilot, sessions: Sessions, recordings: Path) -
     page.load(tab.open, None, list(dict.fromkeys(restored)), **HIDDEN)
     if not shipped:
         page.load(tab.preview, scene, shown, **picture)
-    ui.gallery.click(tab.pick_shipped, ui.gallery, replayed, **HIDDEN)
+    exported = ui.export.click(tab.export, ui.replayed, ui.exported, **HIDDEN)
+    exported.success(None, js=DOWNLOAD)
     at_once: dict[str, Any] = {"queue": False, **HIDDEN}
+    ui.gallery.click(tab.pick_shipped, ui.gallery, replayed, **at_once)
     ui.stop.click(tab.stop, None, ui.stop, **at_once)
     ui.pause.click(tab.pause, ui.pause, None, **at_once)
     ui.step.click(tab.step, None, None, **at_once)
     checked: dict[str, Any] = {"validator": validate_words, **HIDDEN}
     gr.on([ui.tell.click, ui.told.submit], tab.tell, ui.told, ui.told, **checked)
     gr.on([ui.rethink.click, ui.thought.submit], tab.rethink, ui.thought, None, **checked)
+    ui.disturb.click(tab.disturb, ui.change, None, **at_once)
     return ui
 
 
@@ -126,7 +135,7 @@ class Tab:
             with self._sessions.hold(request.session_hash or "") as hold:
                 hold.simulator.reset(scenes.spec(kind, int(seed), vary=look))
                 jpeg = hold.simulator.last_jpeg
-                yield {ui.camera: camera_picture(jpeg), ui.status: status("Ready to run"), ui.rings: ""}
+                yield {ui.camera: camera_picture(jpeg), ui.status: status("Ready to run"), ui.layer: ""}
         except (Busy, WorkerError, ValueError) as error:
             yield {ui.status: failure(str(error))}
 
@@ -159,6 +168,16 @@ class Tab:
         """Play one of the shipped rollouts."""
         return self._replay(self._shipped[index], "Example, recorded earlier.", autoplay=True)
 
+    def export(self, run: str) -> Path:
+        """The dataset of the rollout that is replayed, as a file to download."""
+        recording = find(run, self._recordings, scenes.EXAMPLES)
+        if recording is None:
+            raise gr.Error("That recording is no longer here: only the newest are kept.")
+        try:
+            return as_lerobot(recording, self._recordings)
+        except (ValueError, OSError) as error:
+            raise gr.Error(f"The dataset could not be written: {error}") from None
+
     def rollout(
         self,
         kind: str,
@@ -166,32 +185,35 @@ class Tab:
         look: list[Variation],
         words: str,
         think: bool,
-        show_rings: bool,
         request: gr.Request,
     ) -> Iterator[Updates]:
         """Play one rollout, show it while it happens, then its recording."""
         ui, screen = self._ui, Screen(think)
         command = Command(scenes.spec(kind, int(seed), words.strip(), look), think, int(seed))
-        recorder = Recorder(command, self._pilot.describe(), self._pilot.fingerprint, show_rings)
+        recorder: Recorder | None = None
         yield {
             ui.run: gr.Button(interactive=False),
             **self._steerable(True),
             ui.status: screen.status,
             ui.thoughts: screen.thoughts,
-            ui.rings: "",
+            ui.times: screen.times,
+            ui.layer: "",
         }
         try:
             with self._sessions.hold(request.session_hash or "") as hold:
                 if self._pilot.state == "loading":
                     yield {ui.status: status("The model is still loading", "the rollout starts by itself")}
                 for event in self._play(command, hold):
-                    recorder.add(event)
+                    if isinstance(event, SceneReady):  # the model has been loaded by now
+                        recorder = Recorder(command, self._pilot.describe(), self._pilot.fingerprint)
+                    if recorder is not None:
+                        recorder.add(event)
                     screen.show(event)
                     yield self._draw(event, screen)
         except (Busy, WorkerError) as error:
             yield {ui.status: failure(str(error))}
         yield self._steerable(False)
-        if recorder.started:
+        if recorder is not None:
             yield {ui.caption: "Saving the recording\u2026"}
             yield self._save(recorder)
         yield {ui.run: gr.Button(interactive=True)}
@@ -217,9 +239,14 @@ class Tab:
         """Let the model act on the visitor's thought instead of its own."""
         self._sessions.steer(request.session_hash or "", "rethink", thought.strip())
 
+    def disturb(self, change: str | None, request: gr.Request) -> None:
+        """Change the scene under the robot's nose."""
+        self._sessions.steer(request.session_hash or "", "disturb", change or "")
+
     def _steerable(self, running: bool) -> Updates:
         ui = self._ui
-        buttons = {button: gr.Button(interactive=running) for button in (ui.stop, ui.step, ui.tell, ui.rethink)}
+        steering = (ui.stop, ui.step, ui.tell, ui.rethink, ui.disturb)
+        buttons = {button: gr.Button(interactive=running) for button in steering}
         return {**buttons, ui.pause: gr.Button(PAUSE, interactive=running)}
 
     def _play(self, command: Command, hold: Hold) -> Iterator[Event]:
@@ -237,12 +264,19 @@ class Tab:
     def _draw(self, event: Event, screen: Screen) -> Updates:
         ui = self._ui
         updates: Updates = {ui.status: screen.status}
+        if isinstance(event, StepTiming):
+            return {ui.times: screen.times}
         if isinstance(event, SceneReady | Frame):
             updates[ui.camera] = camera_picture(event.jpeg)
         else:
             updates[ui.thoughts] = screen.thoughts
         if isinstance(event, Planned | Outcome | Failure):
-            updates[ui.rings] = screen.rings
+            updates[ui.layer] = screen.layer
+        if isinstance(event, Planned):
+            points = gr.Checkbox(visible=event.focus is not None)  # a released model does not
+            updates |= {ui.show_rings: points, ui.show_heat: points}
+        if isinstance(event, Steered) and event.jpeg:
+            updates[ui.camera] = camera_picture(event.jpeg)
         if isinstance(event, Steered) and event.order in ("pause", "step", "resume"):
             updates[ui.pause] = gr.Button(PAUSE if event.order == "resume" else RESUME)
         if isinstance(event, Steered) and event.order == "pause":
@@ -264,6 +298,8 @@ class Tab:
             ui.caption: caption_of(recording, lead, self._pilot.fingerprint),
             ui.save_video: gr.DownloadButton(value=recording.video, visible=True),
             ui.save_log: gr.DownloadButton(value=recording.log, visible=True),
+            ui.export: gr.Button(visible=bool(stretches(recording))),
+            ui.replayed: recording.id,
         }
 
 
@@ -272,7 +308,9 @@ def described(ui: Widgets, spec: Scene, model: str) -> Updates:
     odds = scenes.odds(spec.family, model)
     if spec.vary:
         odds += " Measured with the usual light, table and camera."
-    return {ui.seed: spec.seed, ui.words: spec.text, ui.goal: goal_line(spec), ui.odds: odds}
+    offered = changes(spec)
+    change = gr.Dropdown(offered, value=offered[0] if offered else None, interactive=bool(offered))
+    return {ui.seed: spec.seed, ui.words: spec.text, ui.goal: goal_line(spec), ui.odds: odds, ui.change: change}
 
 
 def validate_scene(kind: str, seed: float | None, *others: Any) -> list[dict[str, Any]]:
@@ -288,7 +326,7 @@ def validate_words(words: str | None) -> dict[str, Any]:
 
 
 def validate(
-    kind: str, seed: float | None, look: list[Variation], words: str | None, think: bool, show_rings: bool
+    kind: str, seed: float | None, look: list[Variation], words: str | None, think: bool
 ) -> list[dict[str, Any]]:
     """Refuse bad input before anything starts."""
-    return [*validate_scene(kind, seed, look), validate_words(words), FINE, FINE]
+    return [*validate_scene(kind, seed, look), validate_words(words), FINE]

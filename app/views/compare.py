@@ -1,21 +1,21 @@
-"""Compare tab: the same scenes with thinking on and off, side by side, one pair after the other."""
+"""Compare tab: the same scenes driven by two arms, side by side, one pair after the other."""
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from app import scenes
-from app.compare import ARMS, Comparison, Pair, Trial, add_up, play_pair, record_vote
-from app.controller import Simulator, ThinkingPolicy
+from app.compare import Arm, Comparison, Pair, Trial, add_up, arms_of, play_pair, record_vote
 from app.events import Command, Event, Failure, Frame, Outcome, SceneReady
-from app.pilots import Pilot, problem_when_loaded
+from app.pilots import Pilot, Scripted, problem_when_loaded
 from app.recording import Recorder, RecordingError, find
 from app.sessions import Busy, Hold, Sessions
 from app.timeline import timeline
@@ -27,26 +27,30 @@ from sim.worker import WorkerError
 
 log = logging.getLogger(__name__)
 
+
 @dataclass(frozen=True)
 class Pending:
-    """A blind pair that waits for its vote: `sides` are indices of `ARMS`, `thoughts` what was hidden; left first."""
+    """A blind pair that waits for its vote: `sides` are indices of its arms, `thoughts` what was hidden; left first."""
 
     pair: Pair
     sides: tuple[int, int]
     thoughts: tuple[str, str]
 
 
-def build(pilot: Pilot, sessions: Sessions, recordings: Path) -> None:
-    """Lay out the tab and wire it up."""
-    ui = layout()
-    tab = Tab(ui, pilot, sessions, recordings)
-    arms = [*ui.titles, *ui.cameras, *ui.lines, *ui.thoughts]
+def build(pilot: Pilot, against: Pilot | None, sessions: Sessions, recordings: Path) -> None:
+    """Lay out the tab and wire it up; whoever drives the page can be compared with itself, a rival, and the expert."""
+    pilots = [pilot] if against is None else [pilot, against]
+    arms = arms_of(pilots if any(isinstance(one, Scripted) for one in pilots) else [*pilots, Scripted()])
+    names = list(arms)
+    ui = layout(names, (names[0], names[1] if against is None else names[2]))
+    tab = Tab(ui, arms, sessions, recordings)
+    halves = [*ui.titles, *ui.cameras, *ui.lines, *ui.thoughts]
     buttons = [ui.run, ui.stop, *ui.votes.values()]
     results = [ui.status, ui.figures, ui.pairs, ui.played, ui.pending]
     ui.run.click(
         tab.run,
-        [ui.family, ui.seed, ui.words, ui.count, ui.blind, ui.played],
-        [*arms, *buttons, *results, ui.seed],
+        [ui.family, ui.seed, ui.words, *ui.chosen, ui.count, ui.blind, ui.played],
+        [*halves, *buttons, *results, ui.seed],
         validator=validate,
         trigger_mode="once",
         concurrency_id=SIMULATOR_QUEUE,
@@ -67,25 +71,38 @@ def build(pilot: Pilot, sessions: Sessions, recordings: Path) -> None:
 class Tab:
     """The handlers: each takes what the visitor chose and gives back what changes on the page."""
 
-    def __init__(self, ui: Widgets, pilot: Pilot, sessions: Sessions, recordings: Path) -> None:
+    def __init__(self, ui: Widgets, arms: Mapping[str, Arm], sessions: Sessions, recordings: Path) -> None:
         self._ui = ui
-        self._pilot = pilot
+        self._by_name = arms
         self._sessions = sessions
         self._recordings = recordings
 
     def run(
-        self, kind: str, seed: float, words: str, count: int, blind: bool, played: list[Pair], request: gr.Request
+        self,
+        kind: str,
+        seed: float,
+        words: str,
+        first: str,
+        second: str,
+        count: int,
+        blind: bool,
+        played: list[Pair],
+        request: gr.Request,
     ) -> Iterator[Updates]:
         """Play `count` pairs on consecutive scenes and add them up as they finish; a blind one waits for its vote."""
         ui, seed = self._ui, int(seed)
+        arms = (self._by_name[first], self._by_name[second])
         yield {ui.run: gr.Button(interactive=False), ui.stop: gr.Button(interactive=True)}
         rounds = 1 if blind else int(count)
         for number in range(rounds):
             sides = (1, 0) if blind and random.random() < 0.5 else (0, 1)
-            yield {ui.status: status(f"Pair {number + 1} of {rounds}", f"scene {seed}"), **self._arms(sides, blind)}
-            duel = Duel(self._pilot, self._recordings, sides, blind)
+            line = status(f"Pair {number + 1} of {rounds}", f"scene {seed}")
+            yield {ui.status: line, **self._arms(arms, sides, blind)}
+            duel = Duel(arms, self._recordings, sides, blind)
             try:
                 with self._sessions.hold(request.session_hash or "", wanted=2) as hold:
+                    if "loading" in [arm.pilot.state for arm in arms]:
+                        yield {ui.status: status("The model is still loading", "the pair starts by itself")}
                     for side, event in duel.play(kind, seed, words, hold):
                         if changes := self._draw(side, event, duel):  # Gradio takes an empty dict for a value
                             yield changes
@@ -126,15 +143,15 @@ class Tab:
         pair, sides = pending.pair, pending.sides
         told = f"You said: {VOTES[vote].lower()}"
         try:
-            arms = {side: ARMS[arm] for side, arm in zip(SIDES, sides, strict=True)}
-            who = {"model": self._pilot.name, "fingerprint": self._pilot.fingerprint}
+            seats = {side: pair.arms[arm] for side, arm in zip(SIDES, sides, strict=True)}
+            weights = {"fingerprints": [self._by_name[name].pilot.fingerprint for name in pair.arms]}
             file = self._recordings.with_name("votes.jsonl")
-            record_vote(file, {"vote": vote, **arms, **asdict(pair), **who})
+            record_vote(file, {"vote": vote, **seats, **asdict(pair), **weights})
         except OSError as error:
             told = f"The vote could not be kept: {error.strerror or 'the disk refused'}"
         return {
             **buttons,
-            **{ui.titles[side]: heading(ARMS[arm]) for side, arm in enumerate(sides)},
+            **{ui.titles[side]: heading(pair.arms[arm]) for side, arm in enumerate(sides)},
             **dict(zip(ui.thoughts, pending.thoughts, strict=True)),
             **self._results([*played, pair]),
             ui.pending: None,
@@ -146,23 +163,23 @@ class Tab:
         """Both recordings of a finished pair."""
         ui = self._ui
         updates: Updates = {}
-        for side, (arm, trial) in enumerate(zip(ARMS, played[index].trials, strict=True)):
+        for side, (name, trial) in enumerate(zip(played[index].arms, played[index].trials, strict=True)):
             recording = find(trial.recording, self._recordings)
             if recording is None:
                 return {ui.status: failure("That recording is no longer here: only the newest are kept.")}
             updates |= {
                 ui.videos[side]: gr.Video(recording.video, subtitles=recording.subtitles, autoplay=True),
                 ui.timelines[side]: timeline(recording, f"video-{SIDES[side]}"),
-                ui.captions[side]: caption_of(recording, f"{arm}.", self._pilot.fingerprint),
+                ui.captions[side]: caption_of(recording, f"{name}.", self._by_name[name].pilot.fingerprint),
             }
         return updates
 
-    def _arms(self, sides: tuple[int, int], blind: bool) -> Updates:
+    def _arms(self, arms: tuple[Arm, Arm], sides: tuple[int, int], blind: bool) -> Updates:
         """Both halves before a pair starts."""
         ui = self._ui
         hint = thoughts_hint("Hidden until you vote." if blind else "")
         return {
-            **{ui.titles[side]: heading("?" if blind else ARMS[arm]) for side, arm in enumerate(sides)},
+            **{ui.titles[side]: heading("?" if blind else arms[arm].name) for side, arm in enumerate(sides)},
             **{line: status("Waiting") for line in ui.lines},
             **dict.fromkeys(ui.thoughts, hint),
         }
@@ -183,9 +200,10 @@ class Tab:
 
     def _results(self, played: list[Pair]) -> Updates:
         ui = self._ui
+        same = [pair for pair in played if pair.arms == played[-1].arms]
         return {
             ui.played: played,
-            ui.figures: figures(add_up(played)),
+            ui.figures: figures(add_up(same)),
             ui.pairs: gr.Dataset(samples=[row(pair) for pair in played], visible=True),
         }
 
@@ -193,25 +211,33 @@ class Tab:
 class Duel:
     """One pair while it is played: who sits where, what was seen, what is recorded."""
 
-    def __init__(self, pilot: Pilot, recordings: Path, sides: tuple[int, int], blind: bool) -> None:
+    def __init__(self, arms: tuple[Arm, Arm], recordings: Path, sides: tuple[int, int], blind: bool) -> None:
         self.blind = blind
         self.problem = ""
-        self.screens = [Screen(think=arm == 0, paced=False) for arm in sides]
-        self._pilot = pilot
+        self._names = (arms[0].name, arms[1].name)
         self._root = recordings
         self._sides = sides
+        self._seated = [arms[arm] for arm in sides]
+        self.screens = [Screen(arm.think, paced=False) for arm in self._seated]
 
     def play(self, kind: str, seed: int, words: str, hold: Hold) -> Iterator[tuple[int, Event]]:
         """The pair's events as (side, event); what keeps it from counting is said in `problem`."""
         self._spec = scenes.spec(kind, seed, words.strip() or None)
-        commands = [Command(self._spec, think=arm == 0, seed=seed) for arm in self._sides]
-        self._recorders = [Recorder(c, self._pilot.describe(), self._pilot.fingerprint) for c in commands]
+        commands = [Command(self._spec, arm.think, seed) for arm in self._seated]
         self._outcomes: dict[int, Outcome] = {}
-        if problem := problem_when_loaded(self._pilot, hold.steering.stop):
+        pilots = [arm.pilot for arm in self._seated]
+        for pilot in pilots:
+            pilot.start()  # both at once
+        if problem := next(filter(None, (problem_when_loaded(pilot, hold.steering.stop) for pilot in pilots)), None):
             self.problem = problem
             return
+        self._recorders = [
+            Recorder(command, pilot.describe(), pilot.fingerprint)
+            for command, pilot in zip(commands, pilots, strict=True)
+        ]
+        policies = [arm.policy for arm in self._seated]
         try:
-            for side, event in play_pair(commands, hold.simulators, self._policy, hold.steering):
+            for side, event in play_pair(commands, hold.simulators, policies, hold.steering):
                 self._recorders[side].add(event)
                 self.screens[side].show(event)
                 if isinstance(event, Outcome):
@@ -235,25 +261,23 @@ class Duel:
                 trials[arm] = replace(trials[arm], recording=self._recorders[side].save(self._root).id)
             except RecordingError as error:
                 log.warning("%s", error)
-        return Pair(self._spec.text, self._spec.seed, (trials[0], trials[1]))
-
-    def _policy(self, command: Command, simulator: Simulator) -> ThinkingPolicy:
-        return self._pilot.policy(simulator, command.spec, command.think)
+        return Pair(self._spec.text, self._spec.seed, (trials[0], trials[1]), self._names)
 
 
 def figures(result: Comparison) -> str:
     """What the pairs add up to, as a table with one line about the test."""
     rows = "".join(
-        f"<tr><th scope=row>{arm}</th><td>{result.successes[i]} of {result.pairs}</td>"
+        f"<tr><th scope=row>{escape(arm)}</th><td>{result.successes[i]} of {result.pairs}</td>"
         f"<td>{result.intervals[i][0]:.0%}\u2013{result.intervals[i][1]:.0%}</td>"
         f"<td>{result.median_steps[i]:g}</td><td>{result.median_seconds[i]:.1f}</td></tr>"
-        for i, arm in enumerate(ARMS)
+        for i, arm in enumerate(result.arms)
     )
     first, second = result.discordant
-    head = "".join(f"<th scope=col>{name}</th>" for name in ("", "solved", "95 % interval", "median steps", "seconds"))
+    columns = ("", "solved", "95 % interval", "median steps", "median seconds")
+    head = "".join(f"<th scope=col>{name}</th>" for name in columns)
     return (
         f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-        f'<p class="note">Only thinking on solved {first}, only thinking off {second} of {result.pairs} '
+        f'<p class="note">Only the first solved {first}, only the second {second} of {result.pairs} '
         f"scene{'s' if result.pairs != 1 else ''}: exact McNemar p = {result.p:.2g}. It holds for a number of pairs "
         "that was fixed before the first.</p>"
     )
@@ -261,7 +285,10 @@ def figures(result: Comparison) -> str:
 
 def row(pair: Pair) -> list[str]:
     """A finished pair in the list."""
-    results = [f"{chr(0x2713) if trial.success else chr(0x2717)} {trial.steps} steps" for trial in pair.trials]
+    results = [
+        f"{chr(0x2713) if trial.success else chr(0x2717)} {trial.steps} steps: {name}"
+        for name, trial in zip(pair.arms, pair.trials, strict=True)
+    ]
     return [f"{pair.seed}: {pair.instruction}", *results]
 
 
@@ -272,9 +299,12 @@ def _plainly(event: Frame | Outcome) -> tuple[str, ...]:
     return ("Success" if event.success else "Not solved", f"{event.steps} steps")
 
 
-def validate(kind: str, seed: float | None, words: str | None, *others: Any) -> list[dict[str, Any]]:
-    """Refuse scenes that do not exist and words that are none; no words mean each scene's own."""
+def validate(
+    kind: str, seed: float | None, words: str | None, first: str, second: str, *others: Any
+) -> list[dict[str, Any]]:
+    """Refuse what is no scene, no words or no second arm; an empty box means each scene's own words."""
     seed_problem = scenes.seed_problem(seed)
     words_problem = scenes.words_problem(words) if (words or "").strip() else None
-    checked = [gr.validate(problem is None, problem or "") for problem in (seed_problem, words_problem)]
+    same = "Choose another one than the first." if first == second else None
+    checked = [gr.validate(problem is None, problem or "") for problem in (seed_problem, words_problem, None, same)]
     return [FINE, *checked, *[FINE] * len(others)]

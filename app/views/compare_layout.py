@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
 import gradio as gr
 
 from app import scenes
-from app.compare import ARMS
 from app.views.screen import status, thoughts_hint
 
 SIDES = ("left", "right")
@@ -23,11 +23,12 @@ VOTES = {
 
 @dataclass(frozen=True)
 class Widgets:
-    """Everything on the tab that changes; tuples hold left and right."""
+    """Everything on the tab that changes; tuples hold left and right, `chosen` the first and the second arm."""
 
     family: gr.Dropdown
     seed: gr.Number
     words: gr.Textbox
+    chosen: tuple[gr.Dropdown, gr.Dropdown]
     count: gr.Radio
     blind: gr.Checkbox
     run: gr.Button
@@ -47,8 +48,8 @@ class Widgets:
     pending: gr.State
 
 
-def layout() -> Widgets:
-    """The widgets, empty."""
+def layout(arms: Sequence[str], chosen: tuple[str, str]) -> Widgets:
+    """The widgets, empty, with the names of the arms to choose from and two that are chosen at first."""
     with gr.Row(elem_id="compare-what", equal_height=False):
         family = gr.Dropdown(
             list(scenes.families().items()), value="put_on", label="Task", elem_id="compare-family", min_width=150
@@ -62,19 +63,24 @@ def layout() -> Widgets:
             elem_id="compare-words",
             min_width=220,
         )
+    with gr.Row(elem_id="compare-arms"):
+        first, second = (
+            gr.Dropdown(list(arms), value=name, label=label, elem_id=f"arm-{label.lower()}", min_width=200)
+            for name, label in zip(chosen, ("First", "Second"), strict=True)
+        )
     with gr.Row(elem_id="compare-go"):
         count = gr.Radio(list(COUNTS), value=1, label="Pairs", elem_id="compare-count", min_width=240)
         blind = gr.Checkbox(label="Blind: I vote before I am told which is which", elem_id="blind", min_width=240)
         run = gr.Button("Run", variant="primary", elem_id="compare-run", min_width=90)
         stop = gr.Button("Stop", interactive=False, elem_id="compare-stop", min_width=90)
     line = gr.HTML(
-        status("Each pair: the same scene and the same random draws, once thinking and once not"),
+        status("Each pair: the same scene and the same random draws, once by each of the two"),
         elem_id="compare-status",
         padding=False,
     )
     titles, cameras, lines, thoughts = [], [], [], []
     with gr.Row(elem_id="arms"):
-        for side, arm in zip(SIDES, ARMS, strict=True):
+        for side, arm in zip(SIDES, chosen, strict=True):
             with gr.Column(min_width=300):
                 titles.append(gr.HTML(heading(arm), padding=False))
                 cameras.append(
@@ -97,7 +103,7 @@ def layout() -> Widgets:
     figures = gr.HTML(elem_id="figures", padding=False)
     pairs = gr.Dataset(
         components=["textbox"] * 3,
-        headers=["Scene", *ARMS],
+        headers=["Scene", "First", "Second"],
         samples=[],
         type="index",
         label="Finished pairs: click one to watch it again",
@@ -115,6 +121,7 @@ def layout() -> Widgets:
         family=family,
         seed=seed,
         words=words,
+        chosen=(first, second),
         count=count,
         blind=blind,
         run=run,

@@ -13,9 +13,12 @@ from app.pilots import Pilot
 from app.recording import Recording
 from app.views.screen import status, thoughts_hint
 from app.views.widgets import picture_box
+from app.waterfall import Waterfall
+from sim.disturb import disturbances
 from sim.twins import Scene
 
 PAUSE, RESUME = "Pause", "Resume"
+CHANGE = "Does it really look? Change the scene"
 THOUGHTS_HINT = "What the model writes before it moves shows up here."
 
 
@@ -24,9 +27,10 @@ class Widgets:
     """Everything on the tab that changes."""
 
     camera: gr.Image
-    rings: gr.HTML
+    layer: gr.HTML
     status: gr.HTML
     thoughts: gr.HTML
+    times: gr.HTML
     family: gr.Dropdown
     seed: gr.Number
     shuffle: gr.Button
@@ -36,6 +40,7 @@ class Widgets:
     examples: gr.Dataset
     think: gr.Checkbox
     show_rings: gr.Checkbox
+    show_heat: gr.Checkbox
     run: gr.Button
     stop: gr.Button
     odds: gr.Markdown
@@ -45,11 +50,16 @@ class Widgets:
     tell: gr.Button
     thought: gr.Textbox
     rethink: gr.Button
+    change: gr.Dropdown
+    disturb: gr.Button
     video: gr.Video
     timeline: gr.HTML
     caption: gr.Markdown
     save_video: gr.DownloadButton
     save_log: gr.DownloadButton
+    export: gr.Button
+    exported: gr.DownloadButton
+    replayed: gr.State
     gallery: gr.Dataset
 
 
@@ -59,7 +69,7 @@ def layout(pilot: Pilot, shipped: list[Recording]) -> Widgets:
     with gr.Row(elem_id="stage"):
         with gr.Column(scale=3, min_width=320):
             seen = _view(shipped)
-            steered = _steering()
+            steered = _steering(first)
         with gr.Column(scale=2, min_width=320):
             chosen = _controls(first, pilot)
     with gr.Row(elem_id="recording"):
@@ -68,7 +78,7 @@ def layout(pilot: Pilot, shipped: list[Recording]) -> Widgets:
 
 
 def _view(shipped: list[Recording]) -> dict[str, Any]:
-    """The camera with the rings over it, and what is said about it."""
+    """The camera with rings and attention over it, and what is said about it."""
     with gr.Column(elem_id="view"):
         camera = picture_box(
             value=shipped[0].poster if shipped else None,
@@ -78,11 +88,13 @@ def _view(shipped: list[Recording]) -> dict[str, Any]:
             buttons=[],
             elem_id="camera",
         )
-        rings = gr.HTML(elem_id="rings", padding=False)
+        layer = gr.HTML(elem_id="camera-layer", elem_classes="layer", padding=False)
     line = gr.HTML(status("Press Run, or watch the example below"), elem_id="status", padding=False)
     with gr.Accordion("Thoughts", open=True):
         thoughts = gr.HTML(thoughts_hint(THOUGHTS_HINT), elem_id="thoughts", padding=False)
-    return {"camera": camera, "rings": rings, "status": line, "thoughts": thoughts}
+    with gr.Accordion("Where the time goes", open=False, elem_id="latency"):
+        times = gr.HTML(Waterfall().html(), elem_id="times", padding=False)
+    return {"camera": camera, "layer": layer, "status": line, "thoughts": thoughts, "times": times}
 
 
 def _controls(first: Scene, pilot: Pilot) -> dict[str, Any]:
@@ -94,7 +106,9 @@ def _controls(first: Scene, pilot: Pilot) -> dict[str, Any]:
         stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=90)
     with gr.Row(elem_id="how"):
         think = gr.Checkbox(True, label="Think aloud", container=False, elem_id="think", min_width=120)
-        show_rings = gr.Checkbox(label="Show where it looks", container=False, elem_id="show-rings", min_width=160)
+        switch: dict[str, Any] = {"visible": pilot.points, "interactive": True, "container": False, "min_width": 130}
+        show_rings = gr.Checkbox(True, label="Show where it acts", elem_id="show-rings", **switch)
+        show_heat = gr.Checkbox(label="Show its attention", elem_id="show-heat", **switch)
     odds = gr.Markdown(scenes.odds(kind, pilot.name), elem_id="odds")
     examples = gr.Dataset(
         components=["textbox"],
@@ -119,6 +133,7 @@ def _controls(first: Scene, pilot: Pilot) -> dict[str, Any]:
         "stop": stop,
         "think": think,
         "show_rings": show_rings,
+        "show_heat": show_heat,
         "odds": odds,
         "examples": examples,
         "family": family,
@@ -129,7 +144,7 @@ def _controls(first: Scene, pilot: Pilot) -> dict[str, Any]:
     }
 
 
-def _steering() -> dict[str, Any]:
+def _steering(first: Scene) -> dict[str, Any]:
     """What can be done while a rollout is under way."""
     with gr.Accordion("Steer it while it runs", open=False, elem_id="steer"):
         with gr.Row(elem_id="pace"):
@@ -148,18 +163,26 @@ def _steering() -> dict[str, Any]:
                 min_width=200,
             )
             rethink = gr.Button("Act on it", interactive=False, scale=1, elem_id="rethink", min_width=110)
-    return {"pause": pause, "step": step, "told": told, "tell": tell, "thought": thought, "rethink": rethink}
+        with gr.Row(elem_classes="say"):
+            change = gr.Dropdown(changes(first), label=CHANGE, scale=4, elem_id="change", min_width=200)
+            disturb = gr.Button("Do it", interactive=False, scale=1, elem_id="disturb", min_width=110)
+    steering = {"pause": pause, "step": step, "told": told, "tell": tell, "thought": thought, "rethink": rethink}
+    return {**steering, "change": change, "disturb": disturb}
 
 
 def _recording(shipped: list[Recording]) -> dict[str, Any]:
     """A finished rollout, and others to choose from."""
     with gr.Column(scale=3, min_width=320):
-        video = gr.Video(show_label=False, interactive=False, buttons=[], elem_id="video")
+        with gr.Column(elem_id="playback"):
+            video = gr.Video(show_label=False, interactive=False, buttons=[], elem_id="video")
+            gr.HTML(elem_id="video-layer", elem_classes="layer", padding=False)
         line = gr.HTML(elem_id="timeline", padding=False)
     with gr.Column(scale=2, min_width=320):
         caption = gr.Markdown(elem_id="caption")
         save_video = gr.DownloadButton("Download video", visible=False, size="sm")
         save_log = gr.DownloadButton("Download log (JSONL)", visible=False, size="sm")
+        export = gr.Button("Download as LeRobotDataset", visible=False, size="sm", elem_id="export")
+        exported = gr.DownloadButton("The dataset", visible="hidden", elem_id="exported")
         gallery = gr.Dataset(
             components=["textbox"],
             samples=[[title(recording)] for recording in shipped],
@@ -174,8 +197,16 @@ def _recording(shipped: list[Recording]) -> dict[str, Any]:
         "caption": caption,
         "save_video": save_video,
         "save_log": save_log,
+        "export": export,
+        "exported": exported,
+        "replayed": gr.State(""),
         "gallery": gallery,
     }
+
+
+def changes(spec: Scene) -> list[str]:
+    """What can be changed in a scene while the robot works in it, in words."""
+    return [change.text for change in disturbances(spec)]
 
 
 def goal_line(spec: Scene) -> str:

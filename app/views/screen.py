@@ -1,4 +1,4 @@
-"""What the page shows of one rollout, drawn from its events: status line, rings, and the log of thoughts and orders."""
+"""What the page shows of one rollout, drawn from its events: status line, rings, times, log of thoughts and orders."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from app.events import (
     ThoughtStarted,
     ThoughtToken,
 )
-from app.overlay import Focus
 from app.steering import ORDERS
+from app.waterfall import Waterfall
 from sim.interface import CONTROL_HZ
 
 
@@ -35,7 +35,7 @@ class Entry:
 
 
 class Screen:
-    """Takes events and keeps what the page shows up to date: `status`, `thoughts` and `rings`, all HTML."""
+    """Takes events and keeps what the page shows up to date: `status`, `thoughts`, `layer` and `times`, all HTML."""
 
     def __init__(self, think: bool, paced: bool = True) -> None:
         """Not `paced` leaves out the control rate, which says nothing where two rollouts share the machine."""
@@ -44,7 +44,8 @@ class Screen:
         """The latest whole thought."""
         self._off = "" if think else "Thinking is off: straight from the picture to the action."
         self._log: list[Entry] = []
-        self._focus: Focus | None = None
+        self._planned: Planned | None = None
+        self._waterfall = Waterfall()
         self._paced = paced
         self._writing = self._paused = False
         self._limit = 0
@@ -53,6 +54,7 @@ class Screen:
 
     def show(self, event: Event) -> None:
         """Take the next event."""
+        self._waterfall.add(event)
         match event:
             case SceneReady():
                 self._limit, self._since = event.spec.limit, (0, time.monotonic())
@@ -65,8 +67,8 @@ class Screen:
                 self._log[-1].words.append((text, gate))
             case ThoughtDone(text=text):
                 self._writing, self.thought = False, text
-            case Planned(timings=timings, focus=focus):
-                self._focus = focus
+            case Planned(timings=timings):
+                self._planned = event
                 if timings:
                     self._plan = f"planned in {sum(timings.values()):.0f} ms"
             case Frame(step=step):
@@ -80,14 +82,19 @@ class Screen:
                 if order == "rethink" and not problem:
                     self.thought = text
             case Outcome():
-                self.status, self._focus = verdict(event), None
+                self.status, self._planned = verdict(event), None
             case Failure(message=message):
-                self.status, self._focus = failure(message), None
+                self.status, self._planned = failure(message), None
 
     @property
-    def rings(self) -> str:
-        """Where the policy is about to act."""
-        return overlay.svg(self._focus)
+    def layer(self) -> str:
+        """Where the policy is about to act and what it attends to, to be laid over the camera."""
+        return overlay.layer(self._planned, self.thought)
+
+    @property
+    def times(self) -> str:
+        """Where the time of the latest control steps went."""
+        return self._waterfall.html()
 
     @property
     def thoughts(self) -> str:

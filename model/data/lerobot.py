@@ -10,14 +10,14 @@ The layout is the one `lerobot` 0.4 reads. Needs pyarrow, pandas and imageio-ffm
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.data.episodes import EpisodeDataset
+from model.data.episodes import EpisodeDataset, Split
 from sim.interface import CONTROL_HZ
 
 CAMERA = "observation.images.third_view"
@@ -35,6 +35,32 @@ EPISODES_PER_FILE = 500
 QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 
 
+class Row(Protocol):
+    """One episode's numbers: `proprio` (T, 8) and `actions` (T, 7), row t before action t."""
+
+    @property
+    def instruction(self) -> str: ...
+
+    @property
+    def split(self) -> Split: ...
+
+    @property
+    def proprio(self) -> NDArray[np.float32]: ...
+
+    @property
+    def actions(self) -> NDArray[np.float32]: ...
+
+    def __len__(self) -> int: ...
+
+
+class Episodes(Protocol):
+    """Episodes with a picture (H, W, 3) uint8 before each action; `EpisodeDataset` is one."""
+
+    def __getitem__(self, index: int) -> Row: ...
+
+    def frame(self, index: int, step: int) -> NDArray[np.uint8]: ...
+
+
 def export_lerobot(source: str | Path, target: str | Path, robot: str = "widowx") -> None:
     """Write every rendered episode of the folder `source` as a dataset in the new folder `target`.
 
@@ -46,7 +72,12 @@ def export_lerobot(source: str | Path, target: str | Path, robot: str = "widowx"
     chosen = [index for index in range(len(dataset)) if dataset.has_frames(index)]
     if not chosen:
         raise ValueError(f"No episode in {source} has frames: run `python app.py collect --render` first.")
-    chosen.sort(key=lambda index: dataset[index].split == "held_out")  # splits are ranges of episodes
+    write_lerobot(dataset, chosen, root, robot)
+
+
+def write_lerobot(dataset: Episodes, chosen: Sequence[int], root: Path, robot: str = "widowx") -> None:
+    """Write the `chosen` episodes as a dataset in the new folder `root`."""
+    chosen = sorted(chosen, key=lambda index: dataset[index].split == "held_out")  # splits are ranges of episodes
     tasks = sorted({dataset[index].instruction for index in chosen})
 
     episodes: list[dict[str, Any]] = []
@@ -69,7 +100,7 @@ def export_lerobot(source: str | Path, target: str | Path, robot: str = "widowx"
     (root / "meta/info.json").write_text(json.dumps(info, indent=4))
 
 
-def _columns(dataset: EpisodeDataset, chosen: list[int], tasks: list[str]) -> dict[str, NDArray[Any]]:
+def _columns(dataset: Episodes, chosen: Sequence[int], tasks: list[str]) -> dict[str, NDArray[Any]]:
     """Every step of every episode, in order."""
     rows = [dataset[index] for index in chosen]
     frame = np.concatenate([np.arange(len(row)) for row in rows])
@@ -93,7 +124,7 @@ def _rows(columns: dict[str, NDArray[Any]], first: int, end: int) -> list[dict[s
 
 
 def _episode_rows(
-    dataset: EpisodeDataset, part: list[int], columns: dict[str, NDArray[Any]], first: int, file: int
+    dataset: Episodes, part: Sequence[int], columns: dict[str, NDArray[Any]], first: int, file: int
 ) -> Iterator[dict[str, Any]]:
     """Where each episode of one file is: rows of the data, seconds of the video."""
     shown = 0
@@ -134,7 +165,7 @@ def _write_tasks(path: Path, tasks: list[str]) -> None:
     pandas.DataFrame({"task_index": range(len(tasks))}, index=pandas.Index(tasks, name="task")).to_parquet(path)
 
 
-def _write_video(path: Path, dataset: EpisodeDataset, part: list[int], pictures: _Moments) -> None:
+def _write_video(path: Path, dataset: Episodes, part: Sequence[int], pictures: _Moments) -> None:
     import imageio
 
     path.parent.mkdir(parents=True, exist_ok=True)
