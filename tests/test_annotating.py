@@ -13,7 +13,7 @@ import app.cli as cli
 from app.annotating import FILE, Answers, EndpointAnnotator, Estimate, annotate, estimate, to_annotate
 from app.endpoint import PATIENCE, ChatEndpoint, EndpointError
 from app.preview import write_preview
-from model.data.vla_it import EpisodeFacts, GrammarAnnotator, read_vla_it
+from model.data.vla_it import PER_KIND, EpisodeFacts, GrammarAnnotator, read_vla_it
 from tests.chat_server import chat_server
 from tests.test_cli import fail, run
 from tests.test_episodes import episode, jpeg, write
@@ -102,7 +102,7 @@ def test_a_set_is_annotated_by_the_grammar_and_goes_on_where_it_stopped(tmp_path
     assert set(told) == {(f"episodes-0000{shard}.parquet", row) for shard in (0, 1) for row in ("0", "1")}
     assert not list(tmp_path.glob("*.jsonl"))
     for annotated in told.values():
-        assert len(annotated.of("Caption")) == 1 and len(annotated.of("CR")) == 3
+        assert len(annotated.of("Caption")) == 1 and len(annotated.of("CR")) == PER_KIND
         assert annotated.objects == {"carrot": [0.25, 0.5], "mug": [0.75, 0.5]} and len(annotated.move_primitive) == 5
 
 
