@@ -164,6 +164,7 @@ def launch(
         app_kwargs={"middleware": [Middleware(Gate, settings=settings, health=health)]},
         mcp_server=True,
         show_error=False,
+        enable_monitoring=False,
         run_history=False,
         footer_links=["api", "settings"],
         quiet=True,
