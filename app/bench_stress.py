@@ -195,7 +195,6 @@ def try_pictures(visitor: Visitor, times: int = 5) -> list[dict[str, Any]]:
             wall.append(1e3 * (time.perf_counter() - began))
             cpu.append(1e3 * (time.process_time() - before))
         problem = next(visitor.fire("picture", "input", picture=visitor.upload(data))).get("picture-problem") or ""
-        page = unescape(re.sub("<[^>]+>", "", problem))
         rows.append(
             {
                 "picture": name,
@@ -203,7 +202,7 @@ def try_pictures(visitor: Visitor, times: int = 5) -> list[dict[str, Any]]:
                 "ms": round(median(wall), 1),
                 "ms of CPU": round(median(cpu), 1),
                 "more MB": peak_mb(partial(judged, data)),
-                "the page says the same": page == ("" if verdict.startswith("taken") else verdict),
+                "the page says the same": plainly(problem) == ("" if verdict.startswith("taken") else verdict),
             }
         )
     return rows
@@ -224,8 +223,8 @@ def judged(data: bytes) -> str:
 def crowd(address: str, count: int = VISITORS) -> dict[str, Any]:
     """`count` visitors press Run at the same moment, each in a scene of their own; later each scene is played alone.
 
-    A frame is foreign where it is not, to the byte, the one that the same scene shows at the same step when nobody else
-    is there; a word where the thoughts differ from those.
+    A picture is foreign where it is not, to the byte, the one that the same scene shows at the same step when nobody
+    else is there; thoughts where they differ from those. Whoever could not be served has the reason on the page.
     """
     kinds = list(scenes.FAMILIES.values())
     wishes = [
@@ -239,20 +238,27 @@ def crowd(address: str, count: int = VISITORS) -> dict[str, Any]:
         together = list(threads.map(lambda pair: watch(pair[0], **pair[1]), zip(visitors, wishes, strict=True)))
     took = time.perf_counter() - began
     alone = [watch(Visitor(address), **wish) for wish in wishes]
-    foreign = sum(len(set(seen.frames) - set(own.frames)) for seen, own in zip(together, alone, strict=True))
+    both = [(seen, own) for seen, own in zip(together, alone, strict=True) if seen.finished and own.finished]
     places = [visitor.place for visitor in visitors if visitor.place is not None]
     return {
         "visitors": count,
-        "served": sum("outcome" in seen.status and "failed" not in seen.status for seen in together),
+        "served": sum(seen.finished for seen in together),
+        "not served, because": sorted({plainly(seen.status) for seen in together if not seen.finished}),
         "told their place": len(places),
         "told their wait": sum(visitor.expected is not None for visitor in visitors),
-        "pictures": sum(len(seen.frames) for seen in together),
-        "foreign pictures": foreign,
-        "foreign thoughts": sum(seen.thoughts != own.thoughts for seen, own in zip(together, alone, strict=True)),
+        "compared with the same alone": len(both),
+        "pictures": sum(len(seen.frames) for seen, _ in both),
+        "foreign pictures": sum(len(set(seen.frames) - set(own.frames)) for seen, own in both),
+        "foreign thoughts": sum(seen.thoughts != own.thoughts for seen, own in both),
         "longest wait [s]": round(max(seen.waited_s for seen in together), 1),
         "all done after [s]": round(took, 1),
         "steps/s, all together": round(sum(seen.steps for seen in together) / took, 1),
     }
+
+
+def plainly(html: str) -> str:
+    """The words of a piece of the page."""
+    return " ".join(unescape(re.sub("<[^>]+>", " ", html)).split())
 
 
 def come_and_go(server: Server, count: int = SESSIONS, warm_up: int = WARM_UP) -> dict[str, Any]:
@@ -350,9 +356,9 @@ def break_simulator(server: Server, how: signal.Signals) -> dict[str, Any]:
     spent = time.perf_counter() - began
     following = watch(Visitor(server.address))
     return {
-        "the page says": re.sub("<[^>]+>", " ", line).strip(),
+        "the page says": plainly(line),
         "after [s]": round(spent, 1),
-        "the next rollout works": "outcome" in following.status and "failed" not in following.status,
+        "the next rollout works": following.finished,
         "records": records(server.folder / "recordings"),
     }
 

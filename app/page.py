@@ -204,6 +204,7 @@ def launch(
         app_kwargs={"middleware": [Middleware(Gate, settings=settings, health=health), Middleware(CompressedDocument)]},
         mcp_server=True,
         show_error=False,
+        enable_monitoring=False,
         run_history=False,
         footer_links=["api", "settings"],
         quiet=True,

@@ -65,7 +65,7 @@ def _unpacked(picture: PIL.Image.Image) -> Image:
         if picture.mode.startswith("I;16"):
             picture = PIL.Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
         # A gap of 1: a JPEG is unpacked at the smallest scale that still has LONG_SIDE, a quarter of the work or less.
-        picture.thumbnail((LONG_SIDE, LONG_SIDE), reducing_gap=1.0)
+        picture.thumbnail((LONG_SIDE, LONG_SIDE), PIL.Image.Resampling.HAMMING, reducing_gap=1.0)
         return np.asarray(_flattened(PIL.ImageOps.exif_transpose(picture)))
     except _Refused:
         raise

@@ -94,8 +94,10 @@ class Visitor:
     def open(self) -> Iterator[None]:
         """Keep the tab open; leaving the block closes it, as the page's heartbeat tells the server."""
         with self._http.stream("GET", f"/gradio_api/heartbeat/{self.tab}") as heartbeat:
-            next(heartbeat.iter_lines())
+            lines = heartbeat.iter_lines()  # kept: a forgotten one would hang up
+            next(lines)
             yield
+            del lines
 
     def close(self) -> None:
         """Hang up for good."""
@@ -132,6 +134,11 @@ class Seen:
     """(step on the status line, SHA-256 of the picture) in the order of arrival."""
     thoughts: str = ""
     status: str = ""
+
+    @property
+    def finished(self) -> bool:
+        """Whether it came to a verdict: neither refused nor broken."""
+        return "outcome" in self.status and "failed" not in self.status
 
     @property
     def steps(self) -> int:

@@ -250,8 +250,12 @@ def test_a_download_that_breaks_off_leaves_nothing_and_is_tried_again(
         with pytest.raises(RuntimeError, match="connection reset"):
             pilot._engine.wait()
         assert [path.name for path in (tmp_path / "cache").iterdir()] == []
-    found = SimpleNamespace(model=SimpleNamespace(eval=lambda: SimpleNamespace(to=lambda _: None)), about="nano, back")
-    monkeypatch.setattr(Engine, "_read", lambda engine: found)
+
+    def loads(engine: Engine) -> None:
+        engine.loaded, engine.state = SimpleNamespace(about="nano, back"), "ready"  # type: ignore[assignment]
+        engine._done.set()
+
+    monkeypatch.setattr(Engine, "_load", loads)
     monkeypatch.setattr(Engine, "policy", lambda engine, think: StillExpert())
     page = Page(pilot, DrawnPool(), tmp_path / "recordings")  # type: ignore[arg-type]
     status, _ = page.run()

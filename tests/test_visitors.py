@@ -93,6 +93,10 @@ class Site:
     pilot: TalkingPilot
     folder: Path
 
+    def records(self) -> list[str]:
+        """Names of what was recorded so far."""
+        return sorted(path.name for path in (self.folder / "recordings").glob("2*"))
+
     def freed(self) -> bool:
         """Whether every simulator is free, soon."""
         until = time.monotonic() + 60
@@ -187,15 +191,21 @@ def test_a_full_queue_is_said(site: Site) -> None:
 
 @pytest.mark.parametrize("leave", ["tab", "stream"])
 def test_a_visitor_who_leaves_frees_the_simulator(site: Site, leave: str) -> None:
-    visitor = Visitor(site.address)
+    visitor, before = Visitor(site.address), site.records()
     with visitor.open():
+        assert httpx.get(f"{site.address}health", timeout=60).json()["visitors"] == 1
         running = visitor.fire("run", words="go slowly " * 30)  # thinks for sixty words
         while "thoughts" not in next(running):
             pass
         assert site.sessions.holding == 1
         if leave == "stream":
-            running.close()
-    assert site.freed()
+            running.close()  # type: ignore[attr-defined]
+            assert site.freed()
+            assert site.records() == before, "nobody is there to be shown the recording"
+    if leave == "tab":
+        ends = [update["status"] for update in running if "status" in update]
+        assert "Stopped" in ends[-1] and "<span>0 steps</span>" in ends[-1], "it was still thinking"
+        assert site.freed()
 
 
 def test_a_program_that_hangs_up_frees_the_simulator(site: Site) -> None:
