@@ -141,5 +141,5 @@ def test_the_page_shows_pictures_words_and_actions(tmp_path: Path) -> None:
     assert bare.count("<section>") == 3 and bare.count("<polyline") == 21 and bare.count("data:image/jpeg") == 15
     annotate(tmp_path / "set", GrammarAnnotator(), workers=1, world=WORLD)
     page = write_preview(tmp_path / "set", tmp_path / "page", episodes=2).read_text()
-    assert page.count("<section>") == 2 and page.count(">CR<") == 6 and "2 shown, 3 annotated" in page
+    assert page.count("<section>") == 2 and page.count(">CR<") == 2 * PER_KIND and "2 shown, 3 annotated" in page
     assert "<script" not in page and "http" not in page.split("<body>")[1]

@@ -21,6 +21,7 @@ from model.config import NANO, ActionConfig, DecoderConfig, InstructVLAConfig, L
 from model.data.statistics import ActionStatistics
 from model.instructvla import InstructVLA
 from model.language import Decoder, load_llama
+from model.precision import fast_dtype
 from model.prompts import load_tokenizer
 
 TINY = InstructVLAConfig(
@@ -82,7 +83,11 @@ def statistics() -> ActionStatistics:
     )
 
 
-def test_round_trip(tmp_path: Path, base: Path, statistics: ActionStatistics) -> None:
+@pytest.mark.parametrize("fast", [torch.bfloat16, torch.float32])
+def test_round_trip(
+    tmp_path: Path, base: Path, statistics: ActionStatistics, fast: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "fast_dtype", lambda: fast)
     model = build(0)
     load_llama(model.decoder, base)
     checkpoints.save(model, tmp_path / "nano", statistics, "nano, trained on three scenes")
@@ -92,17 +97,31 @@ def test_round_trip(tmp_path: Path, base: Path, statistics: ActionStatistics) ->
     assert loaded.about == "nano, trained on three scenes"
     assert loaded.prompter.query_ids.tolist() == [61, 62]
     for (name, saved), tensor in zip(model.state_dict().items(), loaded.model.state_dict().values(), strict=True):
-        expected = saved if model.is_exact(name) else saved.bfloat16().float()
+        stored = torch.float32 if model.is_exact(name) else fast if model.is_base(name) else torch.bfloat16
+        expected = saved.to(stored).float()
         torch.testing.assert_close(tensor.float(), expected, rtol=0, atol=0, msg=name)
 
 
-def test_precision_of_a_loaded_model(tmp_path: Path, base: Path) -> None:
+@pytest.mark.parametrize("fast", [torch.bfloat16, torch.float32])
+def test_precision_of_a_loaded_model(
+    tmp_path: Path, base: Path, fast: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "fast_dtype", lambda: fast)
     checkpoints.save(build(0), tmp_path / "nano")
     to_train = checkpoints.load(tmp_path / "nano", base, torch.float32).model
     for name, parameter in to_train.named_parameters():
-        assert parameter.dtype == (torch.bfloat16 if InstructVLA.is_base(name) else torch.float32), name
-    for name, parameter in checkpoints.load(tmp_path / "nano", base).model.named_parameters():
-        assert parameter.dtype == (torch.float32 if InstructVLA.is_exact(name) else torch.bfloat16), name
+        assert parameter.dtype == (fast if InstructVLA.is_base(name) else torch.float32), name
+    to_use = checkpoints.load(tmp_path / "nano", base).model
+    for name, parameter in to_use.named_parameters():
+        assert parameter.dtype == (torch.float32 if InstructVLA.is_exact(name) else fast), name
+    assert to_use.autocast == (fast == torch.bfloat16)  # where dtypes meet
+
+
+def test_bfloat16_is_for_processors_that_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False, "avx512_f": True})
+    assert fast_dtype("cpu") == torch.float32 and fast_dtype("cuda") == torch.bfloat16
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert fast_dtype("cpu") == torch.bfloat16
 
 
 def test_the_backbone_is_not_saved(tmp_path: Path) -> None:
