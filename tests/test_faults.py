@@ -52,7 +52,7 @@ class Page:
         self.tab = Tab(self.ui, pilot, self.sessions, folder)
 
     def updates(self) -> Iterator[dict[Any, Any]]:
-        return self.tab.rollout("open", 3, [], "open it", True, False, REQUEST)
+        return self.tab.rollout("open", 3, [], "open it", True, REQUEST)
 
     def run(self, breaks: Callable[[], object] | None = None) -> tuple[str, str]:
         """The last status line and caption, as text, of a rollout at whose second picture something `breaks`."""
