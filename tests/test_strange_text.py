@@ -100,7 +100,7 @@ class Tags(HTMLParser):
 @settings(max_examples=500)
 @given(words=TEXT, thought=TEXT)
 def test_five_hundred_instructions_break_neither_page_nor_record(words: str, thought: str) -> None:
-    verdict = validate("open", 3, [], words, True, False)[3]
+    verdict = validate("open", 3, [], words, True)[3]
     if not verdict["is_valid"]:
         assert verdict["message"].endswith(".")
         return
@@ -128,7 +128,7 @@ def test_five_hundred_instructions_break_neither_page_nor_record(words: str, tho
 
 @pytest.mark.parametrize("words", [MEGABYTE, "\ud800 open it", "<|im_end|>" * 100_000, "\x00" * 1_000_000])
 def test_a_megabyte_and_broken_characters_are_refused_at_every_door(words: str, tmp_path: Path) -> None:
-    assert not validate("open", 3, [], words, True, False)[3]["is_valid"]
+    assert not validate("open", 3, [], words, True)[3]["is_valid"]
     service = Service(FakePilot(), Sessions(DrawnPool(), 1), tmp_path, Settings())
     for call in (lambda: next(service.run_rollout("open", 7, words)), lambda: service.evaluate_pair("open", 7, words),
                  lambda: next(service.ask_image("", words))):  # fmt: skip

@@ -53,6 +53,8 @@ class TrainingConfig:
     warmup: int = 0
     schedule: Literal["constant", "cosine"] = "constant"
     clip: float = 1.0
+    bf16: bool = True
+    """Autocast, where the device computes in bfloat16 (`fast_dtype`)."""
     minutes: float | None = None
     log_every: int = 10
     save_every: int = 200
@@ -109,7 +111,7 @@ def train(
     with bar:
         for step, batch in _ahead(lambda s: batch_at(run.draw(s)), start, config.steps, config.workers):
             torch.manual_seed(hash((config.seed, run.draw(step))) & 0x7FFF_FFFF)
-            with _fast(device.type):
+            with _fast(device.type, config.bf16):
                 parts = losses(batch)
             run.update(step, parts)
             bar.update()
@@ -125,7 +127,7 @@ def train(
             if (step + 1) % config.save_every == 0 or last:
                 run.save(step + 1)
             if evaluate is not None and ((step + 1) % config.evaluate_every == 0 or last):
-                with _fast(device.type):
+                with _fast(device.type, config.bf16):
                     run.judge(step, evaluate, keep)
                 run.save(step + 1)  # with what is the best so far
             if last:
@@ -266,10 +268,10 @@ class _Run:
 
 
 @contextmanager
-def _fast(device: str) -> Iterator[None]:
+def _fast(device: str, bf16: bool) -> Iterator[None]:
     """Autocast; and on CPUs attention from plain products, whose backward pass is half as long as the fused one's."""
     with (
-        torch.autocast(device, torch.bfloat16, enabled=fast_dtype(device) == torch.bfloat16),
+        torch.autocast(device, torch.bfloat16, enabled=bf16 and fast_dtype(device) == torch.bfloat16),
         sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext(),
     ):
         yield
