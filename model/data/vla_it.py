@@ -22,8 +22,8 @@ from model.data.shards import replacing
 from model.data.splits import Split
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
-PER_KIND = 8
-"""The public set has one caption and one to three of every other kind per episode; a grammar may say more."""
+PER_KIND = 3
+"""The public set has one caption and one to three of every other kind per episode."""
 Key = tuple[str, str]
 """File and episode."""
 
