@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from app.remote import RemoteEngine
+from app.wire import MAX_MESSAGE
 from model.engine import Engine
 from model.released_random import write_random_run
 from sim import cluster
@@ -95,7 +96,7 @@ def test_a_model_behind_ray_serve_acts_and_answers_as_at_home(ray: Any, tmp_path
         image = observation(0).image
         assert image is not None
         assert "".join(there.ask(image, "what is it?")) == "".join(here.ask(image, "what is it?"))
-        refused = [httpx.post(f"{there.name}/ask", content=body) for body in (pickle.dumps(0), bytes(8_000_001))]
+        refused = [httpx.post(f"{there.name}/ask", content=body) for body in (pickle.dumps(0), bytes(MAX_MESSAGE + 1))]
         assert [answer.status_code for answer in refused] == [400, 413]
         seen: list[list[Any]] = []
         remote = there.policy(True)
