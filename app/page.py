@@ -85,10 +85,10 @@ def build(
                 acting = command.build(page, pilot, sessions, recordings)
             with gr.Tab("Compare", id="compare"):
                 compare.build(pilot, against, sessions, recordings)
-            with gr.Tab("Ask", id="ask"):
-                ask.build(pilot, acting.camera)
-            with gr.Tab("Benchmark", id="benchmark") as tab:
-                benchmark.build(tab, pilot)
+            with gr.Tab("Ask", id="ask") as asking:
+                ask.build(asking, pilot, acting.camera)
+            with gr.Tab("Benchmark", id="benchmark") as measured:
+                benchmark.build(measured, pilot)
         Service(pilot, sessions, recordings, settings).build()
 
         poll = gr.Timer(POLL_S, active=pilot.state == "loading")

@@ -30,7 +30,7 @@ MARKUP = re.compile(r"<[A-Za-z/!?]|&#?\w+;")
 CUT = " \u2026 (stopped)"
 
 
-def build(pilot: Pilot, camera: gr.Image) -> None:
+def build(opened: gr.Tab, pilot: Pilot, camera: gr.Image) -> None:
     """Lay out the tab and wire it up; `camera` is the rollout's picture, which can be asked about."""
     pictures = scenes.example_pictures()
     with gr.Row(elem_id="ask"):
@@ -113,7 +113,7 @@ def build(pilot: Pilot, camera: gr.Image) -> None:
     examples.click(lambda index: (pictures[index], "", *start_over()), examples, chosen, **anew)
     suggestions.click(lambda index: QUESTIONS[index], suggestions, question, **HIDDEN)
     ready = lambda: (knows(pilot), gr.Button(visible=pilot.pictures > 1))  # noqa: E731
-    gr.on([question.focus, picture.change], ready, None, [known, more], **HIDDEN)
+    gr.on([opened.select, question.focus, picture.change], ready, None, [known, more], **HIDDEN)
 
 
 class Tab:
@@ -217,7 +217,7 @@ def complaint(sentence: str) -> str:
 def knows(pilot: Pilot) -> str:
     """What the model has seen, in the words of its checkpoint, and what it has not, as HTML."""
     if pilot.state == "loading":
-        return '<p class="note">The model is still loading; ask anyway, the answer comes then.</p>'
+        return '<p class="note">The model is still loading: ask again in a few seconds.</p>'
     said = [pilot.describe(), LIMITS if pilot.pictures else "", ONE_PICTURE if pilot.pictures == 1 else ""]
     return f'<p class="note">{" ".join(f"<span>{escape(sentence)}</span>" for sentence in said if sentence)}</p>'
 
