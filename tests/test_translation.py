@@ -133,7 +133,7 @@ def missing(texts: Iterator[str] | list[str]) -> list[str]:
     return sorted({text.strip() for text in texts if not translated(text)})
 
 
-NAMES = {FakePilot().describe(), "SimplerEnv", "SimplerEnv-Instruct", "WidowX"}
+NAMES = {FakePilot().describe(), "SimplerEnv", "SimplerEnv-Instruct", "WidowX", "ANLS"}
 
 
 def test_every_text_of_the_page_has_a_translation(config: dict[str, Any]) -> None:
