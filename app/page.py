@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import deque
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
@@ -40,6 +41,8 @@ TRANSLATE, CHINESE = Path(__file__).with_name("translate.js"), Path(__file__).pa
 DEFAULTS = Settings()
 CACHE_CHECK_S, CACHE_AGE_S = 600, 3600
 POLL_S = 1.0
+CLOSED_KEPT = 20
+"""Closed tabs whose conversation is kept, for a phone that comes back; Gradio would keep 10,000, 0.2 MB each."""
 
 THEME = gr.themes.Soft(
     primary_hue="teal",
@@ -102,9 +105,14 @@ def build(
         )
         page.load(lambda: model_badge(pilot), outputs=badge, show_progress="hidden", api_visibility="private")
 
+        closed: deque[str] = deque()
+
         def close_tab(request: gr.Request) -> None:
-            """The visitor has gone: whatever runs for that tab stops."""
+            """The visitor has gone: whatever runs for that tab stops, and all but the latest tabs are forgotten."""
             sessions.stop(request.session_hash or "")
+            closed.append(request.session_hash or "")
+            while len(closed) > CLOSED_KEPT:
+                page.state_holder.session_data.pop(closed.popleft(), None)
 
         page.unload(close_tab)
     page.queue(max_size=settings.queue, default_concurrency_limit=4)

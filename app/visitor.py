@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from html import unescape
 from secrets import token_hex
 from typing import Any
 
@@ -130,8 +130,8 @@ class Seen:
 
     waited_s: float = 0.0
     """From the click to the first picture."""
-    frames: list[tuple[str, str]] = field(default_factory=list)
-    """(step on the status line, SHA-256 of the picture) in the order of arrival."""
+    frames: dict[int, bytes] = field(default_factory=dict)
+    """The camera's JPEG after each step."""
     thoughts: str = ""
     status: str = ""
 
@@ -143,7 +143,7 @@ class Seen:
     @property
     def steps(self) -> int:
         """The last step the status line named."""
-        return max((int(step) for step, _ in self.frames), default=0)
+        return max(self.frames, default=0)
 
 
 def watch(visitor: Visitor, **given: Any) -> Seen:
@@ -156,7 +156,11 @@ def watch(visitor: Visitor, **given: Any) -> Seen:
             seen.thoughts = update["thoughts"]
         if update.get("camera"):
             step = re.search(r"Step (\d+)", seen.status)
-            picture = hashlib.sha256(visitor.fetch(update["camera"]["path"])).hexdigest()
-            seen.frames.append((step.group(1) if step else "0", picture))
+            seen.frames[int(step.group(1)) if step else 0] = visitor.fetch(update["camera"]["path"])
             seen.waited_s = seen.waited_s or time.perf_counter() - began
     return seen
+
+
+def plainly(html: str) -> str:
+    """The words of a piece of the page."""
+    return " ".join(unescape(re.sub("<[^>]+>", " ", html)).split())

@@ -85,7 +85,7 @@ def test_the_expert_answers_no_questions(
 def test_a_strange_picture_is_one_line(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from app.bench_stress import strange_pictures
+    from app.bench_pictures import strange_pictures
 
     file = tmp_path / "picture.png"
     file.write_bytes(strange_pictures()[name])

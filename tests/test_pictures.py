@@ -14,7 +14,7 @@ import PIL.Image
 import pytest
 
 from app import pictures
-from app.bench_stress import bomb
+from app.bench_pictures import bomb
 from app.pictures import LONG_SIDE, MAX_BYTES, open_picture
 
 PIL.Image.init()  # every format, for writing
