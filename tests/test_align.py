@@ -2,6 +2,7 @@
 
 import io
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from model.data.multimodal import Mix, SceneTalks
 from model.data.questions import Thing, Turn
 from model.data.scenes import SceneDataset, SceneWriter
 from model.instructvla import InstructVLA
-from model.prompts import Prompter
+from model.prompts import Prompter, collate
 from model.training import align, answering
 from tests.tiny import byte_tokenizer
 
@@ -131,3 +132,30 @@ def test_what_is_taught_is_answered_and_scored(
         hidden, _ = model.decoder(model.embed(ids, ids == prompt.ids[prompt.image_positions][0], image))
         ids = torch.cat([ids, model.decoder.logits(hidden[:, -1:]).argmax(-1)], 1)
     assert prompter.decode(ids[0, len(prompt.ids) :].tolist()) == "disc"
+
+
+def test_gates_are_reported_for_words_and_queries(folder: Path, prompter: Prompter) -> None:
+    torch.manual_seed(0)
+    two = InstructVLA(replace(CONFIG, lora=replace(CONFIG.lora, experts=2))).eval()
+    head = two.decoder.scale_head
+    assert head is not None
+    with torch.no_grad():  # the same weights everywhere: three quarters for the first expert
+        head.layers[-1].weight.zero_()
+        head.layers[-1].bias.copy_(torch.tensor([0.75, 0.25]).log())
+    means = answering.gate_means(two, prompter, SceneDataset(folder, "held_out"), CATALOG, "train", 2)
+    assert means == pytest.approx({"gate text": 0.75, "gate queries": 0.75})
+
+
+def test_answers_judged_together_are_those_judged_alone(folder: Path, model: InstructVLA, prompter: Prompter) -> None:
+    scenes = SceneDataset(folder, "held_out")
+    pixels = align.preprocess(scenes.frame(0), CONFIG.vision)
+    turns = [Turn("a", "Hue?", word) for word in ("red", "blue", "r")]
+    alone = [answering.exact(model.eval(), prompter, pixels, [turn])[0] for turn in turns]
+    assert answering.exact(model, prompter, pixels, turns) == alone
+    words = [turn.answer for turn in turns]
+    likely = []
+    for word in words:
+        text = collate([prompter.conversation([("Hue?", word)])])
+        hidden, _ = model.read(text, model.encode(pixels[None]))
+        likely.append(-float(model.speech_loss(hidden, text).detach()))
+    assert answering.best_answer(model, prompter, pixels, "Hue?", words) == words[likely.index(max(likely))]

@@ -189,6 +189,9 @@ def test_episodes_and_scenes_are_two_sets(
 def test_still_pictures_follow_from_the_seed() -> None:
     orders = [collecting.still_order(KINDS, seed) for seed in range(40)]
     assert orders == [collecting.still_order(KINDS, seed) for seed in range(40)]
+    varied = [collecting.still_order(KINDS, seed, vary=True) for seed in range(40)]
+    assert all(order.scene.vary == {"light", "texture", "camera"} for order in varied)
+    assert [order.scene.model_copy(update={"vary": frozenset()}) for order in varied] == [o.scene for o in orders]
     assert {order.scene.goal.kind for order in orders} == set(KINDS)
     assert 5 < sum(order.steps == 0 for order in orders) < 25
     assert max(order.steps for order in orders) < collecting.MOST_STEPS

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
@@ -40,7 +42,7 @@ HELD_OUT = 256
 class Labelled:
     """A picture and what it shows: phrases by cell of the decoder's image tokens, or (`cells` None) in all of them."""
 
-    picture: Callable[[], NDArray]
+    picture: Callable[[], NDArray[np.uint8]]
     phrases: tuple[str, ...] = ()
     cells: dict[int, tuple[str, ...]] | None = None
 
@@ -55,7 +57,7 @@ def labelled_scenes(scenes: SceneDataset, catalog: Catalog, vision: VisionConfig
             if name in catalog and 0 < u < 1 and 0 < v < 1:
                 cell = int(v * rows) * columns + int(u * columns)
                 cells[cell] = (*cells.get(cell, ()), *_words(catalog[name]))
-        found.append(Labelled(lambda index=index: scenes.frame(index), cells=cells))  # type: ignore[misc]
+        found.append(Labelled(partial(scenes.frame, index), cells=cells))
     return found
 
 
@@ -65,7 +67,7 @@ def labelled_photos(photos: PhotoSet) -> list[Labelled]:
     for index, photo in enumerate(photos.photos):
         if not photo.scene:
             phrases = (*photo.labels, photo.category)
-            found.append(Labelled(lambda index=index: photos.image(index), phrases))  # type: ignore[misc]
+            found.append(Labelled(partial(photos.image, index), phrases))
     return found
 
 
