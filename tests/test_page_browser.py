@@ -191,6 +191,21 @@ def test_stop_ends_it_within_one_control_step(page: Page, server: Server) -> Non
     assert server.steps == ended_at and server.sessions.holding == 0
 
 
+def test_who_has_to_wait_is_shown_the_place(page: Page, server: Server, browser: Browser) -> None:
+    run_until_moving(page, server)
+    page.get_by_text("Steer it while it runs").click()
+    page.locator("#pause").click()
+    expect(page.locator("#status")).to_contain_text("Paused")
+    with contextlib.closing(browser.new_page()) as other:
+        other.goto(server.url)
+        other.locator("#run").click()
+        place = other.locator("#status .progress-text")
+        expect(place).to_contain_text(re.compile(r"queue: \d/\d"))
+        assert place.evaluate("e => getComputedStyle(e.parentElement).overflow") == "visible", "or nobody can see it"
+    page.locator("#stop").click()
+    expect(page.locator("#run")).to_be_enabled()
+
+
 def test_closing_the_tab_stops_within_one_control_step(page: Page, server: Server) -> None:
     run_until_moving(page, server)
     stops = len(server.steps_at_stop)
