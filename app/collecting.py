@@ -95,7 +95,8 @@ def collect_scenes(
         for order, (jpeg, visible) in zip(
             orders, threads.map(lambda order: pool.attempt(lambda worker: take(worker, order)), orders), strict=True
         ):
-            writer.add(order.name, order.scene.seed, jpeg, visible)
+            goal = order.scene.goal.model_dump(exclude_none=True)
+            writer.add(order.name, order.scene.seed, jpeg, visible, goal)
             bar.update()
     return len(orders)
 

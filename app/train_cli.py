@@ -23,7 +23,12 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with the unfinishe
 @train.command()
 def align(
     data: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Still pictures from `collect --scenes`.")],
-    vision: Annotated[Path, typer.Option(exists=True, file_okay=False, help="DINOv2-S in Hugging Face's layout.")],
+    vision: Annotated[
+        Path,
+        typer.Option(
+            exists=True, file_okay=False, help="DINOv2-S in Hugging Face's layout, or a checkpoint whose eyes to take."
+        ),
+    ],
     out: Out,
     photos: Photos = None,
     steps: Steps = 3000,

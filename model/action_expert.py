@@ -120,8 +120,12 @@ class Standardise(nn.Module):
                 share = (1 / self.seen).clamp_min(self.momentum)  # a plain average first, then a moving one
                 self.mean.lerp_(x.detach().mean(0), share)
                 self.square.lerp_(x.detach().square().mean(0), share)
-        spread = (self.square - self.mean.square()).clamp_min(1e-4).sqrt()
-        return ((x - self.mean) / spread).clamp(-8, 8)
+        return ((x - self.mean) / self.spread).clamp(-8, 8)
+
+    @property
+    def spread(self) -> Tensor:
+        """Standard deviation of every element."""
+        return (self.square - self.mean.square()).clamp_min(1e-4).sqrt()
 
 
 class Pointer(nn.Module):

@@ -19,6 +19,7 @@ from model.prompts import Prompter, collate
 from model.training import gates, stage2
 from model.training.align import Example
 from model.training.gates import warm_up
+from model.training.latents import RequestBatch
 from model.training.stage2 import ACTION, LANGUAGE, MixedData, Recipe
 from tests.test_stage1 import episode
 from tests.tiny import TINY, byte_tokenizer
@@ -71,8 +72,12 @@ def folders(tmp_path: Path, data: EpisodeDataset, monkeypatch: pytest.MonkeyPatc
 
 
 def mixture(data: EpisodeDataset, model: InstructVLA) -> MixedData:
-    small = replace(Recipe.load(), action_pictures=2, sequences_per_picture=3)
-    return MixedData(data, PROMPTER, model, data.statistics(), EVERYWHERE, question, small, seed=0)
+    small = replace(Recipe.load(), action_pictures=2, sequences_per_picture=3, request_pictures=0)
+    return MixedData(data, PROMPTER, model, data.statistics(), EVERYWHERE, nothing, question, small, seed=0)
+
+
+def nothing(step: int) -> RequestBatch:
+    raise AssertionError("A recipe without requests asks for none.")
 
 
 def test_one_expert_comes_from_each_checkpoint(folders: tuple[Path, Path]) -> None:
@@ -112,7 +117,7 @@ def test_experts_gates_and_queries_learn_and_the_action_expert_does_not(
     recipe = Recipe.load()
     stage2.groups(model, recipe.learning_rate)
     running = model.action_expert.latent_norm.mean.clone()
-    stage2.losses(model, mixture(data, model).mixed(0), recipe.weights)["loss"].backward()
+    stage2.losses(model, model, mixture(data, model).mixed(0), recipe.weights)["loss"].backward()
     moved = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert moved and all("lora_" in name or "scale_head" in name or name == "decoder.new_rows" for name in moved)
     assert any("scale_head" in name for name in moved) and "decoder.new_rows" in moved
@@ -128,7 +133,7 @@ def test_sequences_come_in_the_recipes_shares(data: EpisodeDataset, folders: tup
             seen[kind] += 1
             return super().said(kind, row, step, random)
 
-    source = Counting(data, PROMPTER, model, data.statistics(), EVERYWHERE, question, Recipe.load(), seed=0)
+    source = Counting(data, PROMPTER, model, data.statistics(), EVERYWHERE, nothing, question, Recipe.load(), seed=0)
     for step in range(60):
         source(step)
     assert set(seen) == set(Recipe.load().sequences)
@@ -147,7 +152,7 @@ def test_annotations_of_another_split_are_not_trained_on(data: EpisodeDataset) -
 
 def test_an_episode_without_annotations_is_still_acted_on(data: EpisodeDataset, folders: tuple[Path, Path]) -> None:
     model = stage2.begin(*folders).model
-    silent = MixedData(data, PROMPTER, model, data.statistics(), {}, question, Recipe.load(), seed=0)
+    silent = MixedData(data, PROMPTER, model, data.statistics(), {}, nothing, question, Recipe.load(), seed=0)
     prompt = silent.said("context", data[0], 0, np.random.default_rng(0))
     assert torch.equal(prompt.ids, PROMPTER.think_example(data[0].instruction, data[0].reply).ids)
 
@@ -176,7 +181,7 @@ def test_it_learns_other_words_without_losing_the_answer(data: EpisodeDataset, f
     model.train()
     for step in range(60):
         optimiser.zero_grad()
-        stage2.losses(model, source.mixed(step), recipe.weights)["loss"].backward()
+        stage2.losses(model, model, source.mixed(step), recipe.weights)["loss"].backward()
         optimiser.step()
     after = tests(model.eval())
     assert after["language"] < 0.93 * before["language"] and after["multimodal"] < 0.9 * before["multimodal"]
@@ -190,7 +195,7 @@ def test_ablated_models_train_and_come_back_from_disk(
     model, recipe = stage2.begin(*folders, without).model, Recipe.load()
     chosen = stage2.groups(model, recipe.learning_rate)
     optimiser = torch.optim.SGD([p for group in chosen for p in group.parameters], lr=0.1)
-    stage2.losses(model.train(), mixture(data, model).mixed(0), recipe.weights)["loss"].backward()
+    stage2.losses(model.train(), model, mixture(data, model).mixed(0), recipe.weights)["loss"].backward()
     optimiser.step()
     assert (model.decoder.layers[0].mlp.gate.weight.grad is not None) == (without == "frozen-backbone")
     assert (model.decoder.scale_head is None) == (without == "experts")

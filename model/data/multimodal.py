@@ -1,4 +1,4 @@
-"""The multimodal set: rendered scenes, photographs and plain knowledge, as pictures with questions and answers."""
+"""The multimodal set: rendered scenes, photographs, plain knowledge and requests, as pictures with what is said."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from model.data.photos import PhotoSet
 from model.data.questions import Turn, ask, conversation, purposes
+from model.data.requests import WAYS, Requests
 from model.data.scenes import SceneDataset
 from model.data.splits import Split
 from model.data.things import Catalog, Thing, catalog_of, listed, with_article
+from model.prompts import THINK
 
 TURNS = 5
 LANGUAGES = {"fr": "French", "es": "Spanish", "de": "German", "zh": "Chinese"}
@@ -71,6 +73,22 @@ class PhotoTalks:
             turns = self._photos.turns(index, draw, self._turns)
             if turns:
                 return Talk("photo", self._photos.image(index), tuple(turns))
+
+
+class RequestTalks:
+    """Requests to the robot about rendered scenes, and what it replies before it moves."""
+
+    def __init__(self, scenes: SceneDataset, split: Split = "train", turns: int = TURNS) -> None:
+        self._scenes, self._requests, self._turns = scenes, Requests(split), turns
+
+    def talk(self, draw: random.Random) -> Talk:
+        """See `Source.talk`."""
+        while True:
+            index = draw.randrange(len(self._scenes))
+            made = [self._requests.draw(self._scenes[index], draw, draw.choice(WAYS)) for _ in range(self._turns)]
+            turns = {one.words: Turn("request", THINK.format(one.words), one.reply) for one in made if one is not None}
+            if turns:
+                return Talk("request", self._scenes.frame(index), tuple(turns.values()))
 
 
 class TextTalks:

@@ -117,6 +117,10 @@ class Grammar:
         said = next((said for make in makers if (said := make(scene, split, draw)) is not None), None)
         return self._reply("CC", scene, said)
 
+    def reply(self, scene: Mapping[str, Any], said: str) -> str:
+        """What the robot answers to a request for the goal of a scene."""
+        return self._replies.reply(scene, said)
+
     # ---- parts
 
     def _of(self, split: Split) -> Catalog:
@@ -127,7 +131,7 @@ class Grammar:
     def _reply(
         self, kind: Kind, scene: Mapping[str, Any], said: tuple[str, tuple[str, ...]] | None
     ) -> Annotation | None:
-        return None if said is None else Annotation(kind, said[0], self._replies.reply(scene, said[0]), said[1])
+        return None if said is None else Annotation(kind, said[0], self.reply(scene, said[0]), said[1])
 
     def _describe(self, thing: Thing, draw: random.Random) -> tuple[str, str]:
         """An indefinite description and the attribute it uses."""

@@ -1,6 +1,6 @@
 """Still pictures with the facts to ask about: what the alignment stage trains on.
 
-    <folder>/scenes.jsonl     one line per picture: {"name", "seed", "visible": {object id: [u, v]}}
+    <folder>/scenes.jsonl     one line per picture: {"name", "seed", "visible": {object id: [u, v]}, "goal"}
     <folder>/frames/<name>.jpg
 
 A line is written after its picture, so a crash loses one picture at most and the collection can go on.
@@ -11,8 +11,9 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +24,15 @@ from model.data.episodes import Split, split_of
 
 @dataclass(frozen=True)
 class Still:
-    """One picture; `visible` maps the ids of the objects in it to image coordinates u, v in [0, 1]."""
+    """One picture; `visible` maps the ids of the objects in it to image coordinates u, v in [0, 1].
+
+    `goal` is the one that the scene was laid out for (`kind`, `source`, `target`), empty where none is known.
+    """
 
     name: str
     seed: int
     visible: dict[str, list[float]]
+    goal: dict[str, Any] = field(default_factory=dict)
 
 
 class SceneWriter:
@@ -41,10 +46,22 @@ class SceneWriter:
         """Names already on disk."""
         return {still.name for still in _read(self.folder)}
 
-    def add(self, name: str, seed: int, jpeg: bytes, visible: Mapping[str, Sequence[float]]) -> None:
+    def add(
+        self,
+        name: str,
+        seed: int,
+        jpeg: bytes,
+        visible: Mapping[str, Sequence[float]],
+        goal: Mapping[str, Any] | None = None,
+    ) -> None:
         """Store one picture. `name` is unique in the folder, say "<seed>-<step>"; `seed` decides the split."""
         (self.folder / "frames" / f"{name}.jpg").write_bytes(jpeg)
-        still = Still(name, int(seed), {key: [round(float(x), 4) for x in place] for key, place in visible.items()})
+        still = Still(
+            name,
+            int(seed),
+            {key: [round(float(x), 4) for x in place] for key, place in visible.items()},
+            dict(goal or {}),
+        )
         with (self.folder / "scenes.jsonl").open("a") as file:
             file.write(json.dumps(asdict(still)) + "\n")
 

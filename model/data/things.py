@@ -37,6 +37,9 @@ class Thing:
     unseen: bool = False
     """Whether no training scene shows it."""
     graspable: bool = True
+    holds: str | None = None
+    """How things are put there, "on" or "in"; None for what is no target."""
+    stackable: bool = False
     size: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Bounding box at rest, x y z [m]."""
     names: Mapping[str, str] | None = None
@@ -50,6 +53,8 @@ class Thing:
         words |= {name: entry[name] for name in ("taste", "edible", "letter", "unseen", "names") if name in entry}
         if "size" in entry:
             words["size"] = tuple(entry["size"])
+        words["holds"] = entry.get("surface", {}).get("kind")
+        words["stackable"] = entry.get("grasp", {}).get("stackable", False)
         return cls(id=object_id, graspable=entry.get("role", "graspable") == "graspable", **words)
 
     @property

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from model import checkpoints
 from model.config import NANO, InstructVLAConfig
-from model.data.multimodal import Mix, PhotoTalks, SceneTalks, Source, Talk, TextTalks
+from model.data.multimodal import Mix, PhotoTalks, RequestTalks, SceneTalks, Source, Talk, TextTalks
 from model.data.photos import PhotoSet
 from model.data.scenes import SceneDataset
 from model.data.things import Catalog, load_catalog
@@ -25,15 +25,15 @@ from model.instructvla import InstructVLA
 from model.language import load_llama
 from model.precision import fast_dtype
 from model.prompts import Batch, Prompter, PromptIds, collate, load_tokenizer, share_picture
-from model.training.answering import photo_scores, scene_scores
+from model.training.answering import photo_scores, request_scores, scene_scores
 from model.training.trainer import Group, TrainingConfig, train
 from model.training.words import labelled_photos, labelled_scenes, teach
 from model.vision import load_dinov2, preprocess
 
 CONNECTOR_LR, LANGUAGE_LR, VISION_LR = 1e-3, 4e-4, 5e-5
-SHARES = {"scene": 0.55, "photo": 0.4, "text": 0.05}
+SHARES = {"scene": 0.4, "photo": 0.25, "request": 0.3, "text": 0.05}
 """Of the pictures; without photographs the others keep their proportion."""
-TURNS = 5
+TURNS = 10
 """Questions per picture and sequence."""
 HELD_OUT = 48
 """Held-out pictures that every evaluation asks about."""
@@ -71,8 +71,9 @@ class Questions:
 
 
 def sources(scenes: SceneDataset, catalog: Catalog, photos: PhotoSet | None, turns: int) -> dict[str, Source]:
-    """Where questions come from: scenes, plain knowledge about their objects and, where given, photographs."""
+    """Where talks come from: questions and requests about scenes, plain knowledge and, where given, photographs."""
     found: dict[str, Source] = {"scene": SceneTalks(scenes, catalog, turns=turns)}
+    found["request"] = RequestTalks(scenes, turns=turns)
     found["text"] = TextTalks(catalog, turns=turns)
     if photos is not None:
         found["photo"] = PhotoTalks(photos, turns)
@@ -99,6 +100,8 @@ def run(
 ) -> None:
     """Align a new nano on the scenes in `data` and the labelled `photos`, from the DINOv2 weights in `vision`.
 
+    `vision` may also be a checkpoint of ours, whose vision tower is taken.
+
     Keeps the best model under `out/checkpoint`, its held-out exact match in `out/scores.json`.
     Resumes when `out` holds an unfinished run. Raises `ValueError` where data or weights are missing.
     """
@@ -110,7 +113,10 @@ def run(
     tokenizer = load_tokenizer(base)
     model, prompter = InstructVLA(NANO), Prompter(tokenizer, NANO)
     load_llama(model.decoder, base)
-    load_dinov2(model.vision, vision)
+    if (vision / "meta.json").exists():
+        model.vision.load_state_dict(checkpoints.load(vision, dtype=torch.float32).model.vision.state_dict())
+    else:
+        load_dinov2(model.vision, vision)
     model.decoder.cast_base(fast_dtype())
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     words = [labelled_scenes(scenes[split], catalog, NANO.vision) for split in ("train", "held_out")]
@@ -122,6 +128,7 @@ def run(
     def evaluate() -> dict[str, float]:
         nonlocal scores
         scores = scene_scores(model, prompter, scenes["held_out"], catalog, "train", HELD_OUT)
+        scores |= request_scores(model, prompter, scenes["held_out"], HELD_OUT)
         if pictures:
             told = photo_scores(model, prompter, pictures["validation"], HELD_OUT, closed=False)
             scores |= {kind: share for kind, share in told.items() if kind.startswith("photo ")}

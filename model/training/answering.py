@@ -11,12 +11,13 @@ from torch import Tensor
 
 from model.data.photos import PhotoSet, held_out
 from model.data.questions import Turn, conversation
+from model.data.requests import WAYS, Requests
 from model.data.scenes import SceneDataset
 from model.data.splits import Split
 from model.data.things import Catalog, catalog_of
 from model.instructvla import InstructVLA
 from model.language import IGNORE
-from model.prompts import Prompter, collate, share_picture
+from model.prompts import THINK, Prompter, collate, share_picture
 from model.vision import preprocess
 
 
@@ -67,6 +68,25 @@ def scene_scores(
         pixels = preprocess(scenes.frame(row), model.config.vision)
         marks += zip((turn.kind for turn in talk), exact(model, prompter, pixels, talk), strict=True)
     return shares(marks) | {"questions": len(marks)}
+
+
+def request_scores(
+    model: InstructVLA, prompter: Prompter, scenes: SceneDataset, limit: int, split: Split = "validation", each: int = 6
+) -> dict[str, float]:
+    """How often the first `limit` scenes' requests, in the words of a split, get the right reply word for word.
+
+    "replies" over all, and "reply plain", "reply rewrite" and "reply context".
+    """
+    requests, marks = Requests(split), list[tuple[str, bool]]()
+    for row in range(min(limit, len(scenes))):
+        draw = random.Random(f"request scores {scenes[row].seed}")
+        made = [requests.draw(scenes[row], draw, way) for way in WAYS for _ in range(each // len(WAYS))]
+        turns = [Turn(f"reply {one.way}", THINK.format(one.words), one.reply) for one in made if one is not None]
+        if turns:
+            pixels = preprocess(scenes.frame(row), model.config.vision)
+            marks += zip((turn.kind for turn in turns), exact(model, prompter, pixels, turns), strict=True)
+    found = shares(marks)
+    return {"replies": found.pop("exact match")} | found
 
 
 @torch.no_grad()

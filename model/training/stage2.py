@@ -5,7 +5,9 @@ expert is frozen; its losses still reach the latents through it. The language ex
 model, that is of the vision-language model before it learned to act, so that nothing has to be learned twice.
 
 Each step takes `action_pictures` of recorded episodes with several sequences each (direct commands, thoughts,
-descriptions, contexts, rewritten commands) and `multimodal_pictures` with questions. All ratios are in `stage2.yaml`.
+descriptions, contexts, rewritten commands), `request_pictures` of scenes with requests that the model of stage 1 shows
+how to act upon (`model.training.latents`), and `multimodal_pictures` with questions. Any of them may be none. All
+ratios are in `stage2.yaml`.
 """
 
 from __future__ import annotations
@@ -35,8 +37,10 @@ from model.language import IGNORE
 from model.precision import fast_dtype
 from model.prompts import Batch, Prompter, PromptIds, share_picture
 from model.training.align import HELD_OUT, Example, Questions, sources
-from model.training.answering import scene_scores
+from model.training.answering import request_scores, scene_scores
 from model.training.gates import warm_up
+from model.training.latents import RequestBatch, RequestData
+from model.training.latents import losses as request_losses
 from model.training.stage1 import ActionBatch, ActionData
 from model.training.trainer import Group, TrainingConfig, train
 
@@ -69,6 +73,9 @@ class Recipe:
     sequences: Mapping[str, float]
     action_pictures: int
     sequences_per_picture: int
+    requests: Mapping[str, float]
+    request_pictures: int
+    requests_per_picture: int
     multimodal_pictures: int
     turns: int
     multimodal: Mapping[str, float]
@@ -84,11 +91,13 @@ class Recipe:
             recipe = cls(**yaml.safe_load(path.read_text()))
         except TypeError as error:
             raise ValueError(f"{path.name}: {error}") from None
-        if abs(sum(recipe.sequences.values()) - 1) > 1e-6:
-            raise ValueError(f"{path.name}: the shares under `sequences` add up to {sum(recipe.sequences.values())}.")
+        for name in ("sequences", "requests"):
+            total = sum(getattr(recipe, name).values())
+            if abs(total - 1) > 1e-6:
+                raise ValueError(f"{path.name}: the shares under `{name}` add up to {total}.")
         return recipe
 
-    def requests(self) -> Recipe:
+    def without_talks(self) -> Recipe:
         """The same without what is half a talk: whose gates are clear from the first word on."""
         rest = {kind: share for kind, share in self.sequences.items() if kind != "describe"}
         total = sum(rest.values())
@@ -103,10 +112,11 @@ class Recipe:
 
 @dataclass
 class MixedBatch:
-    """One step's share of manipulation and of multimodal data."""
+    """One step's share of manipulation, of requests and of multimodal data; None is no share."""
 
-    action: ActionBatch
-    multimodal: Example
+    action: ActionBatch | None
+    requests: RequestBatch | None
+    multimodal: Example | None
 
 
 class MixedData(ActionData):
@@ -119,17 +129,24 @@ class MixedData(ActionData):
         model: InstructVLA,
         statistics: ActionStatistics,
         told: Mapping[int, AnnotatedEpisode],
+        requests: Callable[[int], RequestBatch],
         multimodal: Callable[[int], Example],
         recipe: Recipe,
         seed: int,
     ) -> None:
         super().__init__(episodes, prompter, model, statistics, seed, recipe.action_pictures, frames=1)
-        self.told, self._multimodal, self._each = told, multimodal, recipe.sequences_per_picture
+        self.told, self._requests, self._multimodal = told, requests, multimodal
+        self._recipe, self._each = recipe, recipe.sequences_per_picture
         self._kinds, self._shares = list(recipe.sequences), list(recipe.sequences.values())
 
     def mixed(self, step: int) -> MixedBatch:
         """The batch of one training step."""
-        return MixedBatch(self(step), self._multimodal(step))
+        recipe = self._recipe
+        return MixedBatch(
+            self(step) if recipe.action_pictures else None,
+            self._requests(step) if recipe.request_pictures else None,
+            self._multimodal(step) if recipe.multimodal_pictures else None,
+        )
 
     def _prompt(self, row: EpisodeRow, step: int, random: np.random.Generator) -> PromptIds:
         # Evenly spread draws, and no sequence twice: a template command has but one form.
@@ -165,20 +182,26 @@ def told_about(folder: Path, episodes: EpisodeDataset, split: Split) -> dict[int
     return {seed: told for seed, told in known.items() if told is not None and told.split in (None, split)}
 
 
-def losses(model: InstructVLA, batch: MixedBatch, weights: Mapping[str, float]) -> dict[str, Tensor]:
-    """All terms and their weighted sum, "loss"."""
+def losses(
+    model: InstructVLA, teacher: InstructVLA, batch: MixedBatch, weights: Mapping[str, float]
+) -> dict[str, Tensor]:
+    """All terms and their weighted sum, "loss"; `teacher` is the model of stage 1."""
     model.action_expert.eval()  # frozen, its running statistics too
-    action, talk = batch.action.to(model.device), batch.multimodal.to(model.device)
-    assert action.prompts is not None and action.first is not None
-    with torch.no_grad():
-        trunk, view = model.vision.trunk(action.pixels), model.encode(action.first)
-        pictures = model.encode(talk.pixels)
-    language, latents = model.language(action.prompts, view)
-    parts = {
-        "language": language,
-        "multimodal": model.language(talk.text, pictures)[0],
-        **model.action_losses(*_facing(action, trunk, latents), draws=1),
-    }
+    parts: dict[str, Tensor] = {}
+    if batch.action is not None:
+        action = batch.action.to(model.device)
+        assert action.prompts is not None and action.first is not None
+        with torch.no_grad():
+            trunk, view = model.vision.trunk(action.pixels), model.encode(action.first)
+        parts["language"], latents = model.language(action.prompts, view)
+        parts |= model.action_losses(*_facing(action, trunk, latents), draws=1)
+    if batch.requests is not None:
+        parts |= request_losses(model, teacher, batch.requests)
+    if batch.multimodal is not None:
+        talk = batch.multimodal.to(model.device)
+        with torch.no_grad():
+            pictures = model.encode(talk.pixels)
+        parts["multimodal"] = model.language(talk.text, pictures)[0]
     return {"loss": sum((weights[name] * value for name, value in parts.items()), torch.zeros(())), **parts}
 
 
@@ -304,9 +327,13 @@ def _for_gates(data: MixedData, count: int) -> Iterator[tuple[Batch, Tensor, boo
     """Sequences and their pictures, requests and talks in turn."""
     for step in range(count):
         mixed = data.mixed(step)
-        assert mixed.action.prompts is not None and mixed.action.first is not None
-        yield mixed.action.prompts, mixed.action.first, False
-        yield mixed.multimodal.text, mixed.multimodal.pixels, True
+        if mixed.action is not None:
+            assert mixed.action.prompts is not None and mixed.action.first is not None
+            yield mixed.action.prompts, mixed.action.first, False
+        if mixed.requests is not None:
+            yield mixed.requests.requests, mixed.requests.pixels, False
+        if mixed.multimodal is not None:
+            yield mixed.multimodal.text, mixed.multimodal.pixels, True
 
 
 def run(
@@ -335,25 +362,38 @@ def run(
     loaded = begin(stage1, aligned, without)
     model, prompter, statistics = loaded.model, loaded.prompter, loaded.statistics
     assert statistics is not None
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    teacher = checkpoints.load(stage1, dtype=torch.float32).model.requires_grad_(False).eval()
+    for one in (model, teacher):
+        one.to("cuda" if torch.cuda.is_available() else "cpu")
     catalog, held_out = load_catalog(), SceneDataset(scenes, "held_out")
     shown = PhotoSet(photos, "train") if photos is not None else None
     known = sources(SceneDataset(scenes, "train"), catalog, shown, settings.turns)
     mix = Mix(known, {name: share for name, share in settings.multimodal.items() if name in known}, seed)
     questions = Questions(mix, prompter, model.config, settings.multimodal_pictures)
+    wishes = RequestData(
+        SceneDataset(scenes, "train"), prompter, model.config, settings.request_pictures,
+        settings.requests_per_picture, settings.requests, seed,
+    )  # fmt: skip
     sets = {split: EpisodeDataset(data, split=split) for split in ("train", "held_out")}
     train_set = MixedData(
-        sets["train"], prompter, model, statistics, told_about(data, sets["train"], "train"), questions, settings, seed
-    )
-    test_set = MixedData(
-        sets["held_out"], prompter, model, statistics, told_about(data, sets["held_out"], "validation"), questions,
+        sets["train"], prompter, model, statistics, told_about(data, sets["train"], "train"), wishes, questions,
         settings, seed,
     )  # fmt: skip
-    validation = Validation(test_set, lambda model: scene_scores(model, prompter, held_out, catalog, "train", HELD_OUT))
+    test_set = MixedData(
+        sets["held_out"], prompter, model, statistics, told_about(data, sets["held_out"], "validation"), wishes,
+        questions, settings, seed,
+    )  # fmt: skip
+
+    def talks(model: InstructVLA) -> dict[str, float]:
+        asked = scene_scores(model, prompter, held_out, catalog, "train", HELD_OUT)
+        return asked | request_scores(model, prompter, held_out, HELD_OUT)
+
+    validation = Validation(test_set, talks)
     if model.decoder.scale_head is not None and not (out / "state.pt").exists():
         plain = MixedData(
-            sets["train"], prompter, model, statistics, train_set.told, questions, settings.requests(), seed
-        )
+            sets["train"], prompter, model, statistics, train_set.told, wishes, questions,
+            settings.without_talks(), seed,
+        )  # fmt: skip
         warm_up(model, _for_gates(plain, GATE_BATCHES))
     chosen = groups(model, settings.learning_rate)
     config = TrainingConfig(
@@ -364,7 +404,7 @@ def run(
         model,
         chosen,
         train_set.mixed,
-        lambda batch: losses(model, batch, settings.weights),
+        lambda batch: losses(model, teacher, batch, settings.weights),
         config,
         evaluate=lambda: validation(model),
         keep=lambda: checkpoints.save(model, out / "checkpoint", statistics=statistics),
