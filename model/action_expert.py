@@ -120,12 +120,8 @@ class Standardise(nn.Module):
                 share = (1 / self.seen).clamp_min(self.momentum)  # a plain average first, then a moving one
                 self.mean.lerp_(x.detach().mean(0), share)
                 self.square.lerp_(x.detach().square().mean(0), share)
-        return ((x - self.mean) / self.spread).clamp(-8, 8)
-
-    @property
-    def spread(self) -> Tensor:
-        """Standard deviation of every element."""
-        return (self.square - self.mean.square()).clamp_min(1e-4).sqrt()
+        spread = (self.square - self.mean.square()).clamp_min(1e-4).sqrt()
+        return ((x - self.mean) / spread).clamp(-8, 8)
 
 
 class Pointer(nn.Module):
@@ -225,6 +221,12 @@ class ActionExpert(nn.Module):
             x = block(x, film=(gamma, beta) if self.config.action.film else None)
         features = self.norm(x)[:, 1:]
         return features if self.config.action.second_look else torch.zeros_like(features)
+
+    def conditions(self, latents: Tensor) -> list[Tensor]:
+        """All that latents (B, Q, D) tell the expert: its own tokens for them (B, Q * dim), and their FiLM (B, F)."""
+        latents = self.latent_norm(latents)
+        mean = latents.mean(dim=1)
+        return [self.latent_projector(latents).flatten(1), torch.cat([film(mean) for film in self.film], dim=-1)]
 
     def context(self, trunk: Tensor, latents: Tensor, proprio: Tensor) -> Context:
         """Encode one observation: trunk (B, 1 + N, Dv), latents (B, Q, D), raw proprio (B, 8)."""

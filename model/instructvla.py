@@ -54,14 +54,15 @@ class LanguageModel(nn.Module):
         embeds = self.decoder.embed(ids)
         return embeds.masked_scatter(image_positions[..., None], image_tokens.to(embeds.dtype))
 
-    def language(self, batch: Batch, view: View) -> tuple[Tensor, Tensor]:
+    def language(self, batch: Batch, view: View, gates: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """LM loss, and a latent action (N, Q, D) for each of the N sequences or branches that end in queries."""
-        hidden, _ = self.read(batch, view)
+        hidden, _ = self.read(batch, view, gates)
         return self.speech_loss(hidden, batch), self.latents(hidden, batch)
 
-    def read(self, batch: Batch, view: View) -> tuple[Tensor, Tensor]:
-        """Hidden states (B, T, D) and gates (B, T, K) of full sequences."""
-        return self.decoder(self.embed(batch.ids, batch.image_positions, view.tokens), branch=batch.branch)
+    def read(self, batch: Batch, view: View, gates: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Hidden states (B, T, D) and gates (B, T, K) of full sequences; see `Decoder.forward` for given gates."""
+        embeds = self.embed(batch.ids, batch.image_positions, view.tokens)
+        return self.decoder(embeds, branch=batch.branch, gates=gates)
 
     def gate_states(self, batch: Batch, view: View) -> Tensor:
         """What the scale head reads: the base's hidden states (B, T, D) of full sequences."""

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from model.attention import attend
+from model.branches import Branches
 from model.config import DecoderConfig, LoraConfig
 from model.experts import GatedLora, ScaleHead
 
@@ -92,6 +93,7 @@ class Pass:
     adapt: bool
     cache: DecoderCache | Rows | None
     slot: int
+    branches: Branches | None = None
 
 
 class RMSNorm(nn.Module):
@@ -130,7 +132,9 @@ class Attention(nn.Module):
         query, key = rotated.split((self.heads, self.kv_heads), dim=1)
         if run.cache is not None:
             key, value = run.cache.append(run.slot, layer, key, value)
-        return self.out(attend(query, key, value, run.bias).transpose(1, 2).flatten(2), run.gates, run.adapt)
+        apart = run.branches
+        mixed = attend(query, key, value, run.bias) if apart is None else apart.attend(query, key, value)
+        return self.out(mixed.transpose(1, 2).flatten(2), run.gates, run.adapt)
 
 
 class GatedMlp(nn.Module):
@@ -161,19 +165,6 @@ class Layer(nn.Module):
         """(B, T, dim) to (B, T, dim)."""
         x = x + self.attention(self.norm1(x), run, layer)
         return x + self.mlp(self.norm2(x), run)
-
-
-def branches_apart(branch: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions (B, T) and what each token sees (B, T, T) where sequences share their beginning.
-
-    `branch` (B, T) is 0 at what is shared and the same number all along a branch, which sees that and itself.
-    """
-    index = torch.arange(branch.shape[1], device=branch.device)
-    same = branch[:, :, None] == branch[:, None, :]
-    first = same.int().argmax(-1)
-    shared = (branch == 0).sum(1, keepdim=True)
-    positions = torch.where(branch == 0, index, shared + index - first)
-    return positions, (same | (branch == 0)[:, None, :]) & (index <= index[:, None])
 
 
 class Decoder(nn.Module):
@@ -253,12 +244,17 @@ class Decoder(nn.Module):
         return DecoderCache(shape, weight.dtype, weight.device, shared)
 
     def forward(
-        self, embeds: Tensor, cache: DecoderCache | None = None, branch: Tensor | None = None
+        self,
+        embeds: Tensor,
+        cache: DecoderCache | None = None,
+        branch: Tensor | None = None,
+        gates: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Embeddings (B, T, dim) to hidden states after the final norm (B, T, dim) and gates (B, T, K).
 
         With a cache the T tokens follow those it holds, and are added to it. Raises `ValueError` if they do not fit.
-        With `branch` (B, T), for training, sequences that begin alike are laid out as one: see `branches_apart`.
+        With `branch` (B, T), for training, sequences that begin alike are laid out as one: see `Branches.of`.
+        Given `gates` (B, T, K), for training too, spare the pass that would set them.
         """
         batch, tokens, _ = embeds.shape
         if cache is not None:
@@ -267,9 +263,10 @@ class Decoder(nn.Module):
             gates = embeds.new_ones(batch, tokens, 1, dtype=torch.float32)
             hidden = self._traverse(embeds, None, not self.merged, cache, 0, branch)
         else:
-            with torch.no_grad():
-                base = self._traverse(embeds, None, False, cache, 0, branch)
-            gates = self.scale_head(base)
+            if gates is None:
+                with torch.no_grad():
+                    base = self._traverse(embeds, None, False, cache, 0, branch)
+                gates = self.scale_head(base)
             hidden = self._traverse(embeds, gates, True, cache, 1, branch)
         if cache is not None:
             cache.length += tokens
@@ -291,15 +288,14 @@ class Decoder(nn.Module):
     ) -> Tensor:
         tokens, dtype = x.shape[1], self.norm.weight.dtype
         position, past = (0, 0) if cache is None else (cache.length, cache.start(slot, tokens))
-        bias = None
-        if tokens > 1:  # no token sees a later one
+        bias = branches = None
+        if tokens > 1 and branch is None:  # no token sees a later one
             bias = x.new_full((tokens, past + tokens), -torch.inf, dtype=dtype).triu(past + 1)
         cos, sin = self.rotary(position, tokens, x.device, dtype)
         if branch is not None:
-            positions, seen = branches_apart(branch)
-            cos, sin = cos[positions][:, None], sin[positions][:, None]
-            bias = torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, -torch.inf)[:, None]
-        return self.through(x, Pass(cos, sin, bias, gates, adapt, cache, slot))
+            branches = Branches.of(branch)
+            cos, sin = cos[branches.positions][:, None], sin[branches.positions][:, None]
+        return self.through(x, Pass(cos, sin, bias, gates, adapt, cache, slot, branches))
 
     def through(self, x: Tensor, run: Pass) -> Tensor:
         """Embeddings (B, T, dim) to the final norm's output (B, T, dim)."""

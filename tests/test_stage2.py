@@ -214,9 +214,9 @@ def test_gates_begin_by_telling_requests_from_questions(
     source = mixture(data, model)
     warm_up(model, stage2._for_gates(source, 12))
     model.eval()
-    prompts, pixels, _ = next(stage2._for_gates(source, 1))
+    prompts, pixels = next(stage2._for_gates(source, 1))
     weights = model.read(prompts, model.encode(pixels))[1][..., ACTION]
-    talk, sight, _ = list(stage2._for_gates(source, 1))[1]
+    talk, sight = list(stage2._for_gates(source, 1))[1]
     talked = model.read(talk, model.encode(sight))[1][..., ACTION]
     assert weights[prompts.query_positions].mean() > 0.8 > 0.3 > talked[talk.labels != IGNORE].mean()
     with pytest.raises(ValueError, match="no gates"):

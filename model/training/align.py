@@ -33,7 +33,7 @@ from model.vision import load_dinov2, preprocess
 CONNECTOR_LR, LANGUAGE_LR, VISION_LR = 1e-3, 4e-4, 5e-5
 SHARES = {"scene": 0.4, "photo": 0.25, "request": 0.3, "text": 0.05}
 """Of the pictures; without photographs the others keep their proportion."""
-TURNS = 10
+TURNS = 8
 """Questions per picture and sequence."""
 HELD_OUT = 48
 """Held-out pictures that every evaluation asks about."""
@@ -60,7 +60,7 @@ class Questions:
     def __call__(self, step: int) -> Example:
         """The batch of one training step."""
         talks = self._mix(step, self._pictures)
-        texts = [self._told(talk, alone=(step + index) % 2 == 0) for index, talk in enumerate(talks)]
+        texts = [self._told(talk, alone=step % 2 == 0) for talk in talks]
         return Example(torch.stack([preprocess(talk.image, self._config.vision) for talk in talks]), collate(texts))
 
     def _told(self, talk: Talk, alone: bool) -> PromptIds:
@@ -123,6 +123,10 @@ def run(
     for told, split in zip(words, pictures, strict=False):
         told += labelled_photos(pictures[split])
     teach(model, tokenizer, words[0], words[1], out / "words", word_steps, seed)
+    shown = f"{len(scenes['train'])} rendered scenes"
+    shown += f" and {len(pictures['train'])} photographs" if pictures else ""
+    if not (out / "words" / "checkpoint").exists():
+        checkpoints.save(model, out / "words" / "checkpoint", about=f"taught the words of {shown}")
     scores: dict[str, float] = {}
 
     def evaluate() -> dict[str, float]:
@@ -137,13 +141,11 @@ def run(
         return scores
 
     def keep() -> None:
-        shown = f"{len(scenes['train'])} rendered scenes"
-        shown += f" and {len(pictures['train'])} photographs" if pictures else ""
         checkpoints.save(model, out / "checkpoint", about=f"aligned on {shown}")
         (out / "scores.json").write_text(json.dumps(scores, indent=2))
 
     config = TrainingConfig(
-        folder=out, steps=steps, seed=seed, warmup=15, schedule="cosine", minutes=minutes, evaluate_every=250,
+        folder=out, steps=steps, seed=seed, warmup=15, schedule="cosine", minutes=minutes, evaluate_every=400,
         save_every=40, best=("exact match", "max"), workers=1,
     )  # fmt: skip
     known = sources(scenes["train"], catalog, pictures.get("train"), TURNS)

@@ -1,8 +1,8 @@
 """Requests acted upon by example: the generalist's latent actions are drawn towards the acting model's.
 
-The frozen action expert has learned to read the latents of the stage 1 model. What that model's latents are for the
-plain command is what the generalist's have to become for the same wish in any words, thought about or not. So requests
-about any picture can be learned, without a recorded motion and without a pass of the action expert.
+The frozen action expert has learned to read the latents of the stage 1 model. What that model's latents tell it for the
+plain command is what the generalist's have to tell it for the same wish in any words, thought about or not. So requests
+about any picture can be learned, without a recorded motion and without the action expert's look at the picture.
 """
 
 from __future__ import annotations
@@ -93,16 +93,27 @@ class RequestData:
         return list(found.values())
 
 
-def losses(model: InstructVLA, teacher: InstructVLA, batch: RequestBatch) -> dict[str, Tensor]:
-    """The LM loss on replies ("reply") and the mean square distance of the latents in units of their spread ("latent").
+def losses(
+    model: InstructVLA, teacher: InstructVLA, batch: RequestBatch, gates: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The LM loss on replies ("reply"), and by how much the latents miss ("latent").
 
-    `teacher` is the model of stage 1, with its own eyes and the same action expert.
+    That is the share of the variance over the batch's commands, of what the action expert makes of their latents
+    (`ActionExpert.conditions`), that is not explained: 0 is the same, 2 is somebody else's. `teacher` is the model of
+    stage 1, with its own eyes and the same action expert.
     """
     batch = batch.to(model.device)
     with torch.no_grad():
         view = model.encode(batch.pixels)
         hidden, _ = teacher.read(batch.commands, teacher.encode(batch.pixels))
         wanted = teacher.latents(hidden, batch.commands)
-    reply, latents = model.language(batch.requests, view)
-    distance = (latents.float() - wanted.float()) / teacher.action_expert.latent_norm.spread
-    return {"reply": reply, "latent": distance.square().mean()}
+    reply, latents = model.language(batch.requests, view, gates)
+    expert = teacher.action_expert
+    missed = [unexplained(*pair) for pair in zip(expert.conditions(latents), expert.conditions(wanted), strict=True)]
+    return {"reply": reply, "latent": torch.stack(missed).mean()}
+
+
+def unexplained(values: Tensor, wanted: Tensor) -> Tensor:
+    """Mean square distance of two (N, F) over the variance of the second along N."""
+    variance = wanted.var(0, unbiased=False).mean().clamp_min(1e-6)
+    return (values - wanted).square().mean() / variance

@@ -36,9 +36,9 @@ from model.instructvla import InstructVLA
 from model.language import IGNORE
 from model.precision import fast_dtype
 from model.prompts import Batch, Prompter, PromptIds, share_picture
-from model.training.align import HELD_OUT, Example, Questions, sources
+from model.training.align import Example, Questions, sources
 from model.training.answering import request_scores, scene_scores
-from model.training.gates import warm_up
+from model.training.gates import told, warm_up
 from model.training.latents import RequestBatch, RequestData
 from model.training.latents import losses as request_losses
 from model.training.stage1 import ActionBatch, ActionData
@@ -53,10 +53,10 @@ EYES = ("vision.", "connector.")
 """How the decoder sees; the action expert's own look at the picture is not among it, but for the frozen trunk."""
 NEAR = 0.05
 """A point this close to the true one, in shares of the picture, has found its object."""
-TEST_PICTURES = 6
+TEST_PICTURES, ASKED_PICTURES = 6, 24
 ACTION_GATE = 0.95
 """Weight of the action expert on every token before the scale head has learned anything."""
-GATE_BATCHES = 30
+GATE_BATCHES = 8
 """Batches of either kind from which the scale head learns where to begin."""
 CAPTION_REQUEST = "Describe what is on the table."
 """VLA-IT files hold captions without a request for one."""
@@ -70,6 +70,7 @@ TOLD: dict[str, tuple[Kind, ...]] = {"describe": ("Caption", "QA"), "context": (
 class Recipe:
     """`stage2.yaml`, read."""
 
+    gates: Literal["learned", "told"]
     sequences: Mapping[str, float]
     action_pictures: int
     sequences_per_picture: int
@@ -183,25 +184,30 @@ def told_about(folder: Path, episodes: EpisodeDataset, split: Split) -> dict[int
 
 
 def losses(
-    model: InstructVLA, teacher: InstructVLA, batch: MixedBatch, weights: Mapping[str, float]
+    model: InstructVLA, teacher: InstructVLA, batch: MixedBatch, weights: Mapping[str, float], told_gates: bool = False
 ) -> dict[str, Tensor]:
     """All terms and their weighted sum, "loss"; `teacher` is the model of stage 1."""
     model.action_expert.eval()  # frozen, its running statistics too
     parts: dict[str, Tensor] = {}
+
+    def gates(sequences: Batch) -> Tensor | None:
+        return told(sequences) if told_gates and model.decoder.scale_head is not None else None
+
     if batch.action is not None:
         action = batch.action.to(model.device)
         assert action.prompts is not None and action.first is not None
         with torch.no_grad():
             trunk, view = model.vision.trunk(action.pixels), model.encode(action.first)
-        parts["language"], latents = model.language(action.prompts, view)
+        parts["language"], latents = model.language(action.prompts, view, gates(action.prompts))
         parts |= model.action_losses(*_facing(action, trunk, latents), draws=1)
     if batch.requests is not None:
-        parts |= request_losses(model, teacher, batch.requests)
+        wishes = batch.requests.to(model.device)
+        parts |= request_losses(model, teacher, wishes, gates(wishes.requests))
     if batch.multimodal is not None:
         talk = batch.multimodal.to(model.device)
         with torch.no_grad():
             pictures = model.encode(talk.pixels)
-        parts["multimodal"] = model.language(talk.text, pictures)[0]
+        parts["multimodal"] = model.language(talk.text, pictures, gates(talk.text))[0]
     return {"loss": sum((weights[name] * value for name, value in parts.items()), torch.zeros(())), **parts}
 
 
@@ -225,6 +231,8 @@ def begin(stage1: Path, aligned: Path | None, without: Ablation | None = None) -
     The picture reaches the decoder through the aligned model's vision tail and connector; where stage 1 began at the
     same model they are its own too.
 
+    Where the aligned model has learned visual words alone, the language expert starts as a copy of the acting one.
+
     Without "experts" there is the acting one alone; without "frozen-backbone" the backbone is made ready to learn.
 
     Raises `ValueError` where `stage1` has not learned to act, or the two do not belong together.
@@ -241,12 +249,13 @@ def begin(stage1: Path, aligned: Path | None, without: Ablation | None = None) -
     model = InstructVLA(config)
     stored = acting.model.state_dict()
     spoken = checkpoints.load(aligned, dtype=torch.float32).model.state_dict() if aligned is not None else {}
+    talks = any("lora_b" in name and tensor.any() for name, tensor in spoken.items())
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if "lora_" in name:  # lora_a (P, K, R, I), lora_b (W, K, R)
                 tensor[:, ACTION] = stored[name][:, 0]
                 if spoken:
-                    tensor[:, LANGUAGE] = spoken[name][:, 0]
+                    tensor[:, LANGUAGE] = (spoken if talks else stored)[name][:, 0]
             elif name.startswith(EYES) and spoken:
                 tensor.copy_(spoken[name])
             elif name in stored:
@@ -264,15 +273,14 @@ def begin(stage1: Path, aligned: Path | None, without: Ablation | None = None) -
     return replace(acting, model=model)
 
 
-def groups(model: InstructVLA, rates: Mapping[str, float]) -> list[Group]:
-    """What stage 2 trains, and how fast. Freezes everything else."""
+def groups(model: InstructVLA, rates: Mapping[str, float], head: bool = True) -> list[Group]:
+    """What stage 2 trains, with or without the scale head, and how fast. Freezes everything else."""
     model.requires_grad_(False)
     decoder = model.decoder
     lora = [p for name, p in decoder.named_parameters() if "lora_" in name]
-    head = list(decoder.scale_head.parameters()) if decoder.scale_head is not None else []
-    chosen = [
-        Group(lora, rates["lora"]), Group(head, rates["scale_head"]), Group([decoder.new_rows], rates["new_rows"])
-    ]  # fmt: skip
+    chosen = [Group(lora, rates["lora"]), Group([decoder.new_rows], rates["new_rows"])]
+    if head and decoder.scale_head is not None:
+        chosen.append(Group(list(decoder.scale_head.parameters()), rates["scale_head"]))
     if model.config.tuned_backbone:
         base = [parameter for name, parameter in decoder.named_parameters() if decoder.is_base(name)]
         chosen.append(Group(base, rates["backbone"]))
@@ -288,7 +296,7 @@ class Validation:
 
     data: MixedData
     multimodal: Callable[[InstructVLA], dict[str, float]]
-    batches: int = 4
+    batches: int = 2
 
     @torch.no_grad()
     def __call__(self, model: InstructVLA) -> dict[str, float]:
@@ -323,17 +331,17 @@ class Validation:
         return {name: float(value) for name, value in values.items()}
 
 
-def _for_gates(data: MixedData, count: int) -> Iterator[tuple[Batch, Tensor, bool]]:
+def _for_gates(data: MixedData, count: int) -> Iterator[tuple[Batch, Tensor]]:
     """Sequences and their pictures, requests and talks in turn."""
     for step in range(count):
         mixed = data.mixed(step)
         if mixed.action is not None:
             assert mixed.action.prompts is not None and mixed.action.first is not None
-            yield mixed.action.prompts, mixed.action.first, False
+            yield mixed.action.prompts, mixed.action.first
         if mixed.requests is not None:
-            yield mixed.requests.requests, mixed.requests.pixels, False
+            yield mixed.requests.requests, mixed.requests.pixels
         if mixed.multimodal is not None:
-            yield mixed.multimodal.text, mixed.multimodal.pixels, True
+            yield mixed.multimodal.text, mixed.multimodal.pixels
 
 
 def run(
@@ -385,8 +393,8 @@ def run(
     )  # fmt: skip
 
     def talks(model: InstructVLA) -> dict[str, float]:
-        asked = scene_scores(model, prompter, held_out, catalog, "train", HELD_OUT)
-        return asked | request_scores(model, prompter, held_out, HELD_OUT)
+        asked = scene_scores(model, prompter, held_out, catalog, "train", ASKED_PICTURES)
+        return asked | request_scores(model, prompter, held_out, ASKED_PICTURES)
 
     validation = Validation(test_set, talks)
     if model.decoder.scale_head is not None and not (out / "state.pt").exists():
@@ -395,16 +403,16 @@ def run(
             settings.without_talks(), seed,
         )  # fmt: skip
         warm_up(model, _for_gates(plain, GATE_BATCHES))
-    chosen = groups(model, settings.learning_rate)
+    chosen = groups(model, settings.learning_rate, head=settings.gates == "learned")
     config = TrainingConfig(
-        folder=out, steps=steps, seed=seed, warmup=10, schedule="cosine", minutes=minutes, evaluate_every=100,
-        save_every=50, workers=1, best=("language", "min"),
+        folder=out, steps=steps, seed=seed, warmup=10, schedule="cosine", minutes=minutes, evaluate_every=250,
+        save_every=25, workers=1, best=("replies", "max"),
     )  # fmt: skip
     train(
         model,
         chosen,
         train_set.mixed,
-        lambda batch: losses(model, teacher, batch, settings.weights),
+        lambda batch: losses(model, teacher, batch, settings.weights, settings.gates == "told"),
         config,
         evaluate=lambda: validation(model),
         keep=lambda: checkpoints.save(model, out / "checkpoint", statistics=statistics),
