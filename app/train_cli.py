@@ -31,7 +31,7 @@ def align(
     ],
     out: Out,
     photos: Photos = None,
-    steps: Steps = 3000,
+    steps: Annotated[int, typer.Option(min=0, help="Optimiser steps after the words; 0: words alone.")] = 3000,
     word_steps: Annotated[
         int, typer.Option(min=1, help="Steps before that, in which the connector learns words.")
     ] = 3000,

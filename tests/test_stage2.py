@@ -19,7 +19,7 @@ from model.prompts import Prompter, collate
 from model.training import gates, stage2
 from model.training.align import Example
 from model.training.gates import warm_up
-from model.training.latents import RequestBatch
+from model.training.latents import RequestBatch, Teacher
 from model.training.stage2 import ACTION, LANGUAGE, MixedData, Recipe
 from tests.test_stage1 import episode
 from tests.tiny import TINY, byte_tokenizer
@@ -117,7 +117,7 @@ def test_experts_gates_and_queries_learn_and_the_action_expert_does_not(
     recipe = Recipe.load()
     stage2.groups(model, recipe.learning_rate)
     running = model.action_expert.latent_norm.mean.clone()
-    stage2.losses(model, model, mixture(data, model).mixed(0), recipe.weights)["loss"].backward()
+    stage2.losses(model, Teacher(model, ()), mixture(data, model).mixed(0), recipe.weights)["loss"].backward()
     moved = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert moved and all("lora_" in name or "scale_head" in name or name == "decoder.new_rows" for name in moved)
     assert any("scale_head" in name for name in moved) and "decoder.new_rows" in moved
@@ -181,7 +181,7 @@ def test_it_learns_other_words_without_losing_the_answer(data: EpisodeDataset, f
     model.train()
     for step in range(60):
         optimiser.zero_grad()
-        stage2.losses(model, model, source.mixed(step), recipe.weights)["loss"].backward()
+        stage2.losses(model, Teacher(model, ()), source.mixed(step), recipe.weights)["loss"].backward()
         optimiser.step()
     after = tests(model.eval())
     assert after["language"] < 0.93 * before["language"] and after["multimodal"] < 0.9 * before["multimodal"]
@@ -195,7 +195,7 @@ def test_ablated_models_train_and_come_back_from_disk(
     model, recipe = stage2.begin(*folders, without).model, Recipe.load()
     chosen = stage2.groups(model, recipe.learning_rate)
     optimiser = torch.optim.SGD([p for group in chosen for p in group.parameters], lr=0.1)
-    stage2.losses(model.train(), model, mixture(data, model).mixed(0), recipe.weights)["loss"].backward()
+    stage2.losses(model.train(), Teacher(model, ()), mixture(data, model).mixed(0), recipe.weights)["loss"].backward()
     optimiser.step()
     assert (model.decoder.layers[0].mlp.gate.weight.grad is not None) == (without == "frozen-backbone")
     assert (model.decoder.scale_head is None) == (without == "experts")

@@ -102,7 +102,8 @@ def run(
 
     `vision` may also be a checkpoint of ours, whose vision tower is taken.
 
-    Keeps the best model under `out/checkpoint`, its held-out exact match in `out/scores.json`.
+    Keeps the best model under `out/checkpoint`, its held-out exact match in `out/scores.json`, and under
+    `out/words/checkpoint` what there is before it learns to answer; with 0 `steps` that is all.
     Resumes when `out` holds an unfinished run. Raises `ValueError` where data or weights are missing.
     """
     torch.manual_seed(seed)
@@ -127,6 +128,8 @@ def run(
     shown += f" and {len(pictures['train'])} photographs" if pictures else ""
     if not (out / "words" / "checkpoint").exists():
         checkpoints.save(model, out / "words" / "checkpoint", about=f"taught the words of {shown}")
+    if not steps:
+        return
     scores: dict[str, float] = {}
 
     def evaluate() -> dict[str, float]:

@@ -8,7 +8,7 @@ about any picture can be learned, without a recorded motion and without the acti
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,27 +93,38 @@ class RequestData:
         return list(found.values())
 
 
-def losses(
-    model: InstructVLA, teacher: InstructVLA, batch: RequestBatch, gates: Tensor | None = None
-) -> dict[str, Tensor]:
-    """The LM loss on replies ("reply"), and by how much the latents miss ("latent").
+class Teacher:
+    """The model of stage 1, with its own eyes and the same action expert, as an example."""
 
-    That is the share of the variance over the batch's commands, of what the action expert makes of their latents
-    (`ActionExpert.conditions`), that is not explained: 0 is the same, 2 is somebody else's. `teacher` is the model of
-    stage 1, with its own eyes and the same action expert.
-    """
+    def __init__(self, model: InstructVLA, examples: Iterable[RequestBatch]) -> None:
+        """`examples` show how much what it makes of commands varies."""
+        self.model = model
+        wanted = [self.wanted(batch) for batch in examples]
+        self._variances = [float(torch.cat(parts).var(0).mean()) for parts in zip(*wanted, strict=True)]
+
+    @torch.no_grad()
+    def wanted(self, batch: RequestBatch) -> list[Tensor]:
+        """What the action expert makes of the latents of the plain commands; see `ActionExpert.conditions`."""
+        batch = batch.to(self.model.device)
+        hidden, _ = self.model.read(batch.commands, self.model.encode(batch.pixels))
+        return self.model.action_expert.conditions(self.model.latents(hidden, batch.commands))
+
+    def unexplained(self, latents: Tensor, batch: RequestBatch) -> Tensor:
+        """By how much the latents (N, Q, D) of the requests miss: mean square distance over variance.
+
+        0 is the same, 2 is another command's.
+        """
+        made = self.model.action_expert.conditions(latents)
+        pairs = zip(made, self.wanted(batch), self._variances, strict=True)
+        return torch.stack([(own - wanted).square().mean() / variance for own, wanted, variance in pairs]).mean()
+
+
+def losses(
+    model: InstructVLA, teacher: Teacher, batch: RequestBatch, gates: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The LM loss on replies ("reply"), and by how much the latents miss ("latent", `Teacher.unexplained`)."""
     batch = batch.to(model.device)
     with torch.no_grad():
         view = model.encode(batch.pixels)
-        hidden, _ = teacher.read(batch.commands, teacher.encode(batch.pixels))
-        wanted = teacher.latents(hidden, batch.commands)
     reply, latents = model.language(batch.requests, view, gates)
-    expert = teacher.action_expert
-    missed = [unexplained(*pair) for pair in zip(expert.conditions(latents), expert.conditions(wanted), strict=True)]
-    return {"reply": reply, "latent": torch.stack(missed).mean()}
-
-
-def unexplained(values: Tensor, wanted: Tensor) -> Tensor:
-    """Mean square distance of two (N, F) over the variance of the second along N."""
-    variance = wanted.var(0, unbiased=False).mean().clamp_min(1e-6)
-    return (values - wanted).square().mean() / variance
+    return {"reply": reply, "latent": teacher.unexplained(latents, batch)}

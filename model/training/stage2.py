@@ -39,7 +39,7 @@ from model.prompts import Batch, Prompter, PromptIds, share_picture
 from model.training.align import Example, Questions, sources
 from model.training.answering import request_scores, scene_scores
 from model.training.gates import told, warm_up
-from model.training.latents import RequestBatch, RequestData
+from model.training.latents import RequestBatch, RequestData, Teacher
 from model.training.latents import losses as request_losses
 from model.training.stage1 import ActionBatch, ActionData
 from model.training.trainer import Group, TrainingConfig, train
@@ -56,7 +56,7 @@ NEAR = 0.05
 TEST_PICTURES, ASKED_PICTURES = 6, 24
 ACTION_GATE = 0.95
 """Weight of the action expert on every token before the scale head has learned anything."""
-GATE_BATCHES = 8
+GATE_BATCHES, EXAMPLES = 8, 16
 """Batches of either kind from which the scale head learns where to begin."""
 CAPTION_REQUEST = "Describe what is on the table."
 """VLA-IT files hold captions without a request for one."""
@@ -184,9 +184,9 @@ def told_about(folder: Path, episodes: EpisodeDataset, split: Split) -> dict[int
 
 
 def losses(
-    model: InstructVLA, teacher: InstructVLA, batch: MixedBatch, weights: Mapping[str, float], told_gates: bool = False
+    model: InstructVLA, teacher: Teacher, batch: MixedBatch, weights: Mapping[str, float], told_gates: bool = False
 ) -> dict[str, Tensor]:
-    """All terms and their weighted sum, "loss"; `teacher` is the model of stage 1."""
+    """All terms and their weighted sum, "loss"; `teacher` shows how to act upon requests."""
     model.action_expert.eval()  # frozen, its running statistics too
     parts: dict[str, Tensor] = {}
 
@@ -370,8 +370,8 @@ def run(
     loaded = begin(stage1, aligned, without)
     model, prompter, statistics = loaded.model, loaded.prompter, loaded.statistics
     assert statistics is not None
-    teacher = checkpoints.load(stage1, dtype=torch.float32).model.requires_grad_(False).eval()
-    for one in (model, teacher):
+    acting = checkpoints.load(stage1, dtype=torch.float32).model.requires_grad_(False).eval()
+    for one in (model, acting):
         one.to("cuda" if torch.cuda.is_available() else "cpu")
     catalog, held_out = load_catalog(), SceneDataset(scenes, "held_out")
     shown = PhotoSet(photos, "train") if photos is not None else None
@@ -382,6 +382,7 @@ def run(
         SceneDataset(scenes, "train"), prompter, model.config, settings.request_pictures,
         settings.requests_per_picture, settings.requests, seed,
     )  # fmt: skip
+    teacher = Teacher(acting, map(wishes, range(EXAMPLES if settings.request_pictures else 0)))
     sets = {split: EpisodeDataset(data, split=split) for split in ("train", "held_out")}
     train_set = MixedData(
         sets["train"], prompter, model, statistics, told_about(data, sets["train"], "train"), wishes, questions,
@@ -397,7 +398,8 @@ def run(
         return asked | request_scores(model, prompter, held_out, ASKED_PICTURES)
 
     validation = Validation(test_set, talks)
-    if model.decoder.scale_head is not None and not (out / "state.pt").exists():
+    kept = settings.gates == "learned" and (out / "state.pt").exists()
+    if model.decoder.scale_head is not None and not kept:
         plain = MixedData(
             sets["train"], prompter, model, statistics, train_set.told, wishes, questions,
             settings.without_talks(), seed,
