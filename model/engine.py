@@ -87,7 +87,7 @@ class Engine:
             if isinstance(self.loaded, Released):
                 self.loaded.model.settle()
             else:
-                self._sampler = Batcher(self.loaded.model, self._lock, self._batch)
+                self._batcher = Batcher(self.loaded.model, self._lock, self._batch)
             self.state = "ready"
         except Exception as error:
             logger.exception("The model could not be loaded")
@@ -136,7 +136,7 @@ class Engine:
             loaded.statistics,
             think=think,
             lock=self._lock,
-            sample=self._sampler,
+            batcher=self._batcher,
             schedule=schedule,
         )
 

@@ -110,7 +110,7 @@ class InstructVLA(LanguageModel):
         return View(trunk, self.connector(pixel_shuffle(self.vision.tail(trunk), vision.grid, vision.shuffle)))
 
     def read_latents(self, cache: DecoderCache, ids: Tensor) -> Tensor:
-        """Append ids (1, T) that end in the queries to a decoded prefix; returns the latent action (1, Q, D)."""
+        """Append ids (B, T) that end in the queries to a decoded prefix; returns the latent action (B, Q, D)."""
         hidden, _ = self.decoder(self.decoder.embed(ids), cache=cache)
         return hidden[:, -self.config.queries :]
 

@@ -10,7 +10,7 @@ that no label points at.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +48,8 @@ class DecoderCache:
         self._rows = [list(zip(*pair, strict=True)) for pair in zip(self.keys, self.values, strict=True)]
         self.length = 0
         self.shared = shared
+        self.unused: Tensor | None = None
+        """(B, 1) slots at the beginning of each row that hold nothing, where rows differ (`side_by_side`)."""
 
     @property
     def capacity(self) -> int:
@@ -79,6 +81,24 @@ class DecoderCache:
         keys[:, :, start:end] = key
         values[:, :, start:end] = value
         return keys[:, :, :end], values[:, :, :end]
+
+
+def side_by_side(caches: Sequence[DecoderCache]) -> DecoderCache:
+    """Caches of one sequence each, of any length, as one of many rows, which end together; none may be `shared`.
+
+    It has the free room of the roomiest, and what is added to it is not added to them.
+    """
+    length = max(cache.length for cache in caches)
+    room = max(cache.capacity - cache.length for cache in caches)
+    passes, layers, _, heads, _, dim = caches[0].keys.shape
+    shape = (passes, layers, len(caches), heads, length + room, dim)
+    joined = DecoderCache(shape, caches[0].keys.dtype, caches[0].keys.device)
+    for row, cache in enumerate(caches):
+        joined.keys[:, :, row, :, length - cache.length : length] = cache.keys[:, :, 0, :, : cache.length]
+        joined.values[:, :, row, :, length - cache.length : length] = cache.values[:, :, 0, :, : cache.length]
+    joined.length = length
+    joined.unused = torch.tensor([[length - cache.length] for cache in caches], device=joined.keys.device)
+    return joined
 
 
 @dataclass(frozen=True)
@@ -174,6 +194,13 @@ def branches_apart(branch: Tensor) -> tuple[Tensor, Tensor]:
     shared = (branch == 0).sum(1, keepdim=True)
     positions = torch.where(branch == 0, index, shared + index - first)
     return positions, (same | (branch == 0)[:, None, :]) & (index <= index[:, None])
+
+
+def rows_apart(unused: Tensor, past: int, tokens: int) -> tuple[Tensor, Tensor]:
+    """Positions (B, T) and what each token sees (B, T, past + T) where rows begin with `unused` (B, 1) slots."""
+    slot = torch.arange(past + tokens, device=unused.device)
+    here = slot[past:]
+    return here - unused, (slot <= here[:, None]) & (slot >= unused[..., None])
 
 
 class Decoder(nn.Module):
@@ -295,9 +322,14 @@ class Decoder(nn.Module):
         if tokens > 1:  # no token sees a later one
             bias = x.new_full((tokens, past + tokens), -torch.inf, dtype=dtype).triu(past + 1)
         cos, sin = self.rotary(position, tokens, x.device, dtype)
+        apart = None
         if branch is not None:
-            positions, seen = branches_apart(branch)
-            cos, sin = cos[positions][:, None], sin[positions][:, None]
+            apart = branches_apart(branch)
+        elif cache is not None and cache.unused is not None:
+            apart = rows_apart(cache.unused, past, tokens)
+        if apart is not None:
+            positions, seen = apart
+            cos, sin = (wave[positions][:, None] for wave in self.rotary(0, past + tokens, x.device, dtype))
             bias = torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, -torch.inf)[:, None]
         return self.through(x, Pass(cos, sin, bias, gates, adapt, cache, slot))
 
