@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from model.cache import DecoderCache, side_by_side
 from model.clock import standing_still
 from model.instructvla import InstructVLA, View
-from model.language import DecoderCache, side_by_side
 from model.streaming import inference
 
 

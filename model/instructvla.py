@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.action_expert import ActionExpert, Context, place_losses
+from model.cache import DecoderCache
 from model.config import InstructVLAConfig
 from model.flow import euler, interpolate, sample_time, target_velocity
-from model.language import IGNORE, Decoder, DecoderCache
+from model.language import IGNORE, Decoder
 from model.prompts import EXTRA_TOKENS, Batch, PromptIds
 from model.vision import Connector, DinoV2, pixel_shuffle
 

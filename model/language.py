@@ -10,7 +10,7 @@ that no label points at.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from model.attention import attend
+from model.cache import DecoderCache
 from model.config import DecoderConfig, LoraConfig
 from model.experts import GatedLora, ScaleHead
 
@@ -31,74 +32,6 @@ IGNORE = -100
 """Label of a position that is not supervised."""
 FIRST_TABLE = 512
 """Positions whose rotary waves are computed at first."""
-
-
-class DecoderCache:
-    """Keys and values of every layer, preallocated, for one pass (K = 1) or two (gate pass, mixed pass).
-
-    `length` tokens are valid; forward writes behind them and then advances. For use without gradients.
-
-    A `shared` cache has one row of slots for both passes, each of which sees what the other left (reference 2.3): an
-    accident of upstream's text generation, kept for comparison.
-    """
-
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, shared: bool = False) -> None:
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros_like(self.keys)
-        self._rows = [list(zip(*pair, strict=True)) for pair in zip(self.keys, self.values, strict=True)]
-        self.length = 0
-        self.shared = shared
-        self.unused: Tensor | None = None
-        """(B, 1) slots at the beginning of each row that hold nothing, where rows differ (`side_by_side`)."""
-
-    @property
-    def capacity(self) -> int:
-        """Tokens that fit."""
-        return self.keys.shape[-2] // (2 if self.shared else 1)
-
-    def crop(self, length: int) -> None:
-        """Forget everything after the first `length` tokens. Raises `ValueError` if there are fewer."""
-        if self.shared or not 0 <= length <= self.length:
-            raise ValueError(f"cannot crop a {'shared ' * self.shared}cache of {self.length} tokens to {length}")
-        self.length = length
-
-    def check(self, batch: int, tokens: int) -> None:
-        """Raise `ValueError` unless `tokens` more tokens of `batch` sequences fit."""
-        if batch != self.keys.shape[2]:
-            raise ValueError(f"the cache holds {self.keys.shape[2]} sequences, got {batch}")
-        if self.length + tokens > self.capacity:
-            raise ValueError(f"{self.length} + {tokens} tokens do not fit a cache of {self.capacity}; shorten the text")
-
-    def start(self, slot: int, tokens: int) -> int:
-        """Where pass `slot` writes `tokens` new keys, which is also how many it sees before them."""
-        return 2 * self.length + slot * tokens if self.shared else self.length
-
-    def append(self, slot: int, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (B, kv_heads, T, d) behind the valid tokens; return all keys and values up to and including them."""
-        start = self.start(slot, key.shape[2])
-        end = start + key.shape[2]
-        keys, values = self._rows[0 if self.shared else slot][layer]
-        keys[:, :, start:end] = key
-        values[:, :, start:end] = value
-        return keys[:, :, :end], values[:, :, :end]
-
-
-def side_by_side(caches: Sequence[DecoderCache]) -> DecoderCache:
-    """Caches of one sequence each, of any length, as one of many rows, which end together; none may be `shared`.
-
-    It has the free room of the roomiest, and what is added to it is not added to them.
-    """
-    length = max(cache.length for cache in caches)
-    room = max(cache.capacity - cache.length for cache in caches)
-    passes, layers, _, heads, _, dim = caches[0].keys.shape
-    shape = (passes, layers, len(caches), heads, length + room, dim)
-    joined = DecoderCache(shape, caches[0].keys.dtype, caches[0].keys.device)
-    for row, cache in enumerate(caches):
-        joined.keys[:, :, row, :, length - cache.length : length] = cache.keys[:, :, 0, :, : cache.length]
-        joined.values[:, :, row, :, length - cache.length : length] = cache.values[:, :, 0, :, : cache.length]
-    joined.length = length
-    joined.unused = torch.tensor([[length - cache.length] for cache in caches], device=joined.keys.device)
-    return joined
 
 
 @dataclass(frozen=True)
@@ -194,13 +127,6 @@ def branches_apart(branch: Tensor) -> tuple[Tensor, Tensor]:
     shared = (branch == 0).sum(1, keepdim=True)
     positions = torch.where(branch == 0, index, shared + index - first)
     return positions, (same | (branch == 0)[:, None, :]) & (index <= index[:, None])
-
-
-def rows_apart(unused: Tensor, past: int, tokens: int) -> tuple[Tensor, Tensor]:
-    """Positions (B, T) and what each token sees (B, T, past + T) where rows begin with `unused` (B, 1) slots."""
-    slot = torch.arange(past + tokens, device=unused.device)
-    here = slot[past:]
-    return here - unused, (slot <= here[:, None]) & (slot >= unused[..., None])
 
 
 class Decoder(nn.Module):
@@ -322,11 +248,9 @@ class Decoder(nn.Module):
         if tokens > 1:  # no token sees a later one
             bias = x.new_full((tokens, past + tokens), -torch.inf, dtype=dtype).triu(past + 1)
         cos, sin = self.rotary(position, tokens, x.device, dtype)
-        apart = None
+        apart = None if cache is None else cache.apart(tokens)
         if branch is not None:
             apart = branches_apart(branch)
-        elif cache is not None and cache.unused is not None:
-            apart = rows_apart(cache.unused, past, tokens)
         if apart is not None:
             positions, seen = apart
             cos, sin = (wave[positions][:, None] for wave in self.rotary(0, past + tokens, x.device, dtype))

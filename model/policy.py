@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from model.batching import Batcher
+from model.cache import DecoderCache
 from model.clock import own_time
 from model.data.statistics import ActionStatistics
 from model.instructvla import InstructVLA, View
-from model.language import DecoderCache
 from model.prompts import Prompter
 from model.streaming import inference, stream_text
 from model.vision import preprocess

@@ -16,9 +16,9 @@ from app.compare import play_pair
 from app.controller import Simulator, ThinkingPolicy
 from app.events import Command, Event, Failure, Frame, Outcome, Planned, ThoughtDone, ThoughtToken
 from app.steering import Steering
+from model.cache import side_by_side
 from model.clock import own_time, standing_still
 from model.instructvla import InstructVLA
-from model.language import side_by_side
 from model.prompts import Prompter
 from sim.interface import Action, Observation
 from tests.test_controller import SPEC, FakePolicy, FakeSimulator
@@ -92,6 +92,8 @@ def test_arms_of_one_model_share_every_pass_and_do_what_each_does_alone(monkeypa
         assert len(actions(pair, side)) == 30
         np.testing.assert_allclose(actions(pair, side), actions(alone[side], 0), atol=TOLERANCE)
     assert not np.allclose(actions(pair, 0), actions(pair, 1), atol=0.01), "the arms are told apart"
+    again = played(engine, [Seeing(0), Seeing(100)])
+    assert all(actions(again, side) == actions(pair, side) for side in (0, 1)), "no matter of luck"
     thoughts = [[event.text for _, event in events if isinstance(event, ThoughtDone)] for events in (pair, alone[0])]
     assert thoughts[0] == thoughts[1] and len(thoughts[0]) == 2
 
