@@ -5,23 +5,36 @@ from __future__ import annotations
 import errno
 import json
 import os
+import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from app import controller
 from app.controller import Simulator, ThinkingPolicy
 from app.events import Command, Event, Frame, Outcome, SceneReady
 from app.pilots import Pilot
 from app.steering import Steering
+from model.clock import own_time
+
+if TYPE_CHECKING:
+    from model.batching import Batcher
 
 MakePolicy = Callable[[Command, Simulator], ThinkingPolicy]
 
 _votes = threading.Lock()
+
+
+@runtime_checkable
+class Joinable(Protocol):
+    """A policy whose forward passes are made by a `Batcher`, which can be another one."""
+
+    batcher: Batcher
 
 
 @dataclass(frozen=True)
@@ -90,42 +103,82 @@ def play_pair(
     simulators: Sequence[Simulator],
     policies: Sequence[MakePolicy],
     steering: Steering,
-) -> Iterator[tuple[int, Event]]:
+) -> Generator[tuple[int, Event], None, None]:
     """Play two commands, each by its own policy, and tell what happens as (0 or 1, event).
 
-    An `Outcome` counts only its own arm's seconds.
+    An `Outcome` counts only its own arm's seconds; a forward pass made for both counts for both.
 
-    With two simulators the arms share one frame clock: neither is ever more than a control step ahead. With one they
-    play one after the other. `steering` stops both.
+    With two simulators the arms run at the same time and share one frame clock: neither is ever more than a control
+    step ahead. Where one loaded model drives both, the passes that they need at the same step are made in one. With
+    one simulator they play one after the other. `steering` stops both; so does closing the iterator, which returns
+    once neither arm uses its simulator any more, within one control step.
     """
     worlds = simulators if len(simulators) > 1 else [simulators[0]] * len(commands)
+    drivers = [make(command, world) for command, world, make in zip(commands, worlds, policies, strict=False)]
     rollouts = [
-        _own_time(controller.run(command, world, make_policy(command, world), steering))
-        for command, world, make_policy in zip(commands, worlds, policies, strict=False)
+        _own_seconds(controller.run(command, world, driver, steering))
+        for command, world, driver in zip(commands, worlds, drivers, strict=False)
     ]
-    if len(simulators) == 1:
-        for side, rollout in enumerate(rollouts):
-            if not steering.stop.is_set():
-                yield from ((side, event) for event in rollout)
+    if len(simulators) > 1:
+        yield from _in_step(rollouts, _company(drivers), steering)
         return
-    going = dict(enumerate(rollouts))
-    while going:
-        for side, rollout in list(going.items()):
-            for event in rollout:
-                yield side, event
+    for side, rollout in enumerate(rollouts):
+        if not steering.stop.is_set():
+            yield from ((side, event) for event in rollout)
+
+
+def _in_step(
+    rollouts: Sequence[Iterator[Event]], company: Batcher | None, steering: Steering
+) -> Generator[tuple[int, Event], None, None]:
+    """Every rollout's next control step in a thread of its own, events as they come; then the next step of each."""
+    events: queue.Queue[tuple[int, Event] | None] = queue.Queue()
+
+    def step(side: int) -> bool:
+        """Whether there is more to come."""
+        try:
+            for event in rollouts[side]:
+                events.put((side, event))
                 if isinstance(event, SceneReady | Frame):
-                    break  # the other one's turn
-            else:
-                del going[side]
+                    return True
+            return False
+        finally:
+            if company is not None:
+                company.leave()
+            events.put(None)
+
+    going = list(range(len(rollouts)))
+    with ThreadPoolExecutor(len(rollouts), "arm") as threads:  # leaving it waits for the steps that have begun
+        try:
+            while going:
+                if company is not None:
+                    company.expect(len(going))
+                steps = {side: threads.submit(step, side) for side in going}
+                for _ in steps:
+                    yield from iter(events.get, None)
+                going = [side for side, more in steps.items() if more.result()]
+        finally:
+            steering.halt()
 
 
-def _own_time(rollout: Iterator[Event]) -> Iterator[Event]:
-    """The same events; the outcome's seconds leave out what passed between them elsewhere."""
+def _company(policies: Sequence[ThinkingPolicy]) -> Batcher | None:
+    """Have the policies' forward passes made together, if one loaded model makes them all; where that is done."""
+    joinable = [policy for policy in policies if isinstance(policy, Joinable)]
+    batchers = {policy.batcher for policy in joinable}
+    if len(joinable) < len(policies) or len(batchers) > 1:
+        return None
+    company = batchers.pop().company(len(policies))
+    for policy in joinable:
+        policy.batcher = company
+    return company
+
+
+def _own_seconds(rollout: Iterator[Event]) -> Iterator[Event]:
+    """The same events; the outcome's seconds leave out what passed between them, and the waits for the other arm."""
     seconds = 0.0
     while True:
-        started = time.perf_counter()
+        started = own_time()
         event = next(rollout, None)
-        seconds += time.perf_counter() - started
+        seconds += own_time() - started
         if event is None:
             return
         yield replace(event, seconds=seconds) if isinstance(event, Outcome) else event

@@ -24,6 +24,7 @@ from app.events import (
     ThoughtToken,
 )
 from app.steering import Steering
+from model.clock import own_time
 from sim.disturb import Disturbance, find
 from sim.interface import CONTROL_HZ, Action, Observation, Policy, StepResult
 from sim.twins import Scene
@@ -106,15 +107,15 @@ def run(command: Command, simulator: Simulator, policy: ThinkingPolicy, steering
                 if stop.is_set():
                     break
             plans = policy.needs_image
-            before = time.monotonic()
+            before = own_time()
             action = policy.act(observation)
             if plans:
                 yield Planned(dict(policy.timings), policy.focus, policy.heat)
             if stop.is_set():
                 break
-            acted = time.monotonic()
+            acted = own_time()
             result = simulator.step(action)
-            stepped = time.monotonic()
+            stepped = own_time()
             steps, observation, parts = steps + 1, result.observation, simulator.timings
             state = _rounded(observation.proprio)
             yield Frame(simulator.last_jpeg, steps, steps / CONTROL_HZ, _rounded(action), state, result.success)

@@ -41,7 +41,7 @@ def deploy(
         replicas: copies of the model, at least.
         most: copies at most; between the two, Ray Serve follows the number of rollouts (None: as many as `replicas`).
         rollouts: rollouts a copy should carry; it takes up to twice as many before the next ones wait.
-        batch: rollouts of one copy whose actions are sampled in one pass; 1 gives what a local model gives, to the bit.
+        batch: rollouts of one copy that share a forward pass; 1 gives what a local model gives, to the bit.
         gpus: GPUs per copy, a fraction where copies share one.
         schedule: changes of when the model thinks and plans.
         cluster: address of a Ray cluster; "local" starts one on this machine.

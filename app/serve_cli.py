@@ -22,7 +22,7 @@ def serve_model(
     replicas: Annotated[int, typer.Option(min=1, help="Copies of the model, at least.")] = 1,
     most: Annotated[int | None, typer.Option(min=1, help="Copies at most; more come and go with the load.")] = None,
     rollouts: Annotated[int, typer.Option(min=1, help="Rollouts per copy before another one is started.")] = 4,
-    batch: Annotated[int, typer.Option(min=1, help="Rollouts whose actions are sampled in one pass.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Rollouts that share a forward pass.")] = 1,
     gpus: Annotated[float, typer.Option(min=0, help="GPUs per copy; a fraction shares one.")] = 0.0,
     schedule: Schedule = None,
     ray: Annotated[str, typer.Option(help="The Ray cluster, as HOST:PORT; `local` starts one here.")] = "local",

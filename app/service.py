@@ -13,7 +13,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,8 +135,11 @@ class Service:
         """
         commands = [self._command(scene, seed, instruction, think) for think in (True, False)]
         arms = [Summary() for _ in commands]
-        with self._hold("evaluate_pair", wanted=len(commands)) as hold:
-            for side, event in play_pair(commands, hold.simulators, [self._policy] * 2, hold.steering):
+        with (
+            self._hold("evaluate_pair", wanted=len(commands)) as hold,
+            closing(play_pair(commands, hold.simulators, [self._policy] * 2, hold.steering)) as events,
+        ):
+            for side, event in events:
                 arms[side].add(event)
         return {"thinking_on": arms[0].told(), "thinking_off": arms[1].told()}
 

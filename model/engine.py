@@ -16,10 +16,10 @@ from torch import Tensor
 
 from model import checkpoints, released_checkpoints
 from model.batching import Batcher
+from model.cache import DecoderCache
 from model.config import is_hub_id
 from model.ensemble import WIDOWX
 from model.instructvla import LanguageModel
-from model.language import DecoderCache
 from model.policy import InstructPolicy, Schedule
 from model.released_checkpoints import Released
 from model.released_policy import ReleasedPolicy
@@ -47,9 +47,9 @@ class Engine:
 
     `name` is "nano" (the embedded checkpoint), the folder of a checkpoint, ours or a released run, or the hub id of a
     released run. `compat` names how faithful a released model is to what upstream got wrong (`model.config.COMPAT`).
-    Of the rollouts that want actions at the same time, up to `batch` are sampled in one pass; one by one is to the bit
-    what each would get alone. `schedule` changes when the model's policies think and plan (`model.policy.Schedule`,
-    `model.released_policy.Schedule`).
+    Of the rollouts that want the same forward pass at the same time, up to `batch` share it (`model.batching`); one by
+    one is to the bit what each would get alone. `schedule` changes when the model's policies think and plan
+    (`model.policy.Schedule`, `model.released_policy.Schedule`).
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Engine:
             if isinstance(self.loaded, Released):
                 self.loaded.model.settle()
             else:
-                self._sampler = Batcher(self.loaded.model, self._lock, self._batch)
+                self._batcher = Batcher(self.loaded.model, self._lock, self._batch)
             self.state = "ready"
         except Exception as error:
             logger.exception("The model could not be loaded")
@@ -136,7 +136,7 @@ class Engine:
             loaded.statistics,
             think=think,
             lock=self._lock,
-            sample=self._sampler,
+            batcher=self._batcher,
             schedule=schedule,
         )
 

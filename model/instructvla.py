@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.action_expert import ActionExpert, Context, place_losses
+from model.cache import DecoderCache
 from model.config import InstructVLAConfig
 from model.flow import euler, interpolate, sample_time, target_velocity
-from model.language import IGNORE, Decoder, DecoderCache
+from model.language import IGNORE, Decoder
 from model.prompts import EXTRA_TOKENS, Batch, PromptIds
 from model.vision import Connector, DinoV2, pixel_shuffle
 
@@ -111,7 +112,7 @@ class InstructVLA(LanguageModel):
         return View(trunk, self.connector(pixel_shuffle(self.vision.tail(trunk), vision.grid, vision.shuffle)))
 
     def read_latents(self, cache: DecoderCache, ids: Tensor) -> Tensor:
-        """Append ids (1, T) that end in the queries to a decoded prefix; returns the latent action (1, Q, D)."""
+        """Append ids (B, T) that end in the queries to a decoded prefix; returns the latent action (B, Q, D)."""
         hidden, _ = self.decoder(self.decoder.embed(ids), cache=cache)
         return hidden[:, -self.config.queries :]
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from model.attention import attend
 from model.branches import Branches
+from model.cache import DecoderCache
 from model.config import DecoderConfig, LoraConfig
 from model.experts import GatedLora, ScaleHead
 
@@ -32,54 +33,6 @@ IGNORE = -100
 """Label of a position that is not supervised."""
 FIRST_TABLE = 512
 """Positions whose rotary waves are computed at first."""
-
-
-class DecoderCache:
-    """Keys and values of every layer, preallocated, for one pass (K = 1) or two (gate pass, mixed pass).
-
-    `length` tokens are valid; forward writes behind them and then advances. For use without gradients.
-
-    A `shared` cache has one row of slots for both passes, each of which sees what the other left (reference 2.3): an
-    accident of upstream's text generation, kept for comparison.
-    """
-
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, shared: bool = False) -> None:
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros_like(self.keys)
-        self._rows = [list(zip(*pair, strict=True)) for pair in zip(self.keys, self.values, strict=True)]
-        self.length = 0
-        self.shared = shared
-
-    @property
-    def capacity(self) -> int:
-        """Tokens that fit."""
-        return self.keys.shape[-2] // (2 if self.shared else 1)
-
-    def crop(self, length: int) -> None:
-        """Forget everything after the first `length` tokens. Raises `ValueError` if there are fewer."""
-        if self.shared or not 0 <= length <= self.length:
-            raise ValueError(f"cannot crop a {'shared ' * self.shared}cache of {self.length} tokens to {length}")
-        self.length = length
-
-    def check(self, batch: int, tokens: int) -> None:
-        """Raise `ValueError` unless `tokens` more tokens of `batch` sequences fit."""
-        if batch != self.keys.shape[2]:
-            raise ValueError(f"the cache holds {self.keys.shape[2]} sequences, got {batch}")
-        if self.length + tokens > self.capacity:
-            raise ValueError(f"{self.length} + {tokens} tokens do not fit a cache of {self.capacity}; shorten the text")
-
-    def start(self, slot: int, tokens: int) -> int:
-        """Where pass `slot` writes `tokens` new keys, which is also how many it sees before them."""
-        return 2 * self.length + slot * tokens if self.shared else self.length
-
-    def append(self, slot: int, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (B, kv_heads, T, d) behind the valid tokens; return all keys and values up to and including them."""
-        start = self.start(slot, key.shape[2])
-        end = start + key.shape[2]
-        keys, values = self._rows[0 if self.shared else slot][layer]
-        keys[:, :, start:end] = key
-        values[:, :, start:end] = value
-        return keys[:, :, :end], values[:, :, :end]
 
 
 @dataclass(frozen=True)
@@ -292,6 +245,11 @@ class Decoder(nn.Module):
         if tokens > 1 and branch is None:  # no token sees a later one
             bias = x.new_full((tokens, past + tokens), -torch.inf, dtype=dtype).triu(past + 1)
         cos, sin = self.rotary(position, tokens, x.device, dtype)
+        apart = None if cache is None else cache.apart(tokens)
+        if apart is not None:
+            positions, seen = apart
+            cos, sin = (wave[positions][:, None] for wave in self.rotary(0, past + tokens, x.device, dtype))
+            bias = torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, -torch.inf)[:, None]
         if branch is not None:
             branches = Branches.of(branch)
             cos, sin = cos[branches.positions][:, None], sin[branches.positions][:, None]

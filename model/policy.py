@@ -9,7 +9,6 @@ pictures up to `REFRESH` steps younger, so an older latent is hardly new to the 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,10 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.batching import Batcher, Sampler
+from model.batching import Batcher
+from model.cache import DecoderCache
+from model.clock import own_time
 from model.data.statistics import ActionStatistics
 from model.instructvla import InstructVLA, View
-from model.language import DecoderCache
 from model.prompts import Prompter
 from model.streaming import inference, stream_text
 from model.vision import preprocess
@@ -53,12 +53,12 @@ class InstructPolicy:
         *,
         think: bool,
         lock: threading.Lock,
-        sample: Sampler | None = None,
+        batcher: Batcher | None = None,
         schedule: Schedule = Schedule(),
     ) -> None:
-        """`sample` is shared by the policies that may be sampled together; None: this one always alone."""
+        """`batcher` is shared by the policies whose passes may be made together; None: this one always alone."""
         self._model, self._prompter, self._statistics, self._lock = model, prompter, statistics, lock
-        self._sample = sample or Batcher(model, lock)
+        self.batcher = batcher or Batcher(model, lock)
         self._think, self._schedule = think, schedule
         self.timings: dict[str, float] = {}
         self.reset("")
@@ -120,7 +120,7 @@ class InstructPolicy:
 
     def think(self, observation: Observation, should_stop: Callable[[], bool] | None = None) -> Iterator[str]:
         """Stream the thought about this observation, in pieces of text; the following `act` uses it."""
-        started = time.perf_counter()
+        started = own_time()
         view = self._see(observation)
         with self._guard():
             embeds, cache = self._model.open_prompt(self._prompter.think(self.instruction), view, MAX_THOUGHT_TOKENS)
@@ -134,7 +134,7 @@ class InstructPolicy:
             gates.clear()
             yield piece
         self._prefix, self._view = cache, view
-        self.timings = {"think": 1e3 * (time.perf_counter() - started)}
+        self.timings = {"think": 1e3 * (own_time() - started)}
 
     def act(self, observation: Observation) -> Action:
         """The action of this control step. Raises `ValueError` when a new plan is due and there is no picture."""
@@ -152,41 +152,35 @@ class InstructPolicy:
         timings = dict(self.timings) if self._prefix is not None else {}
         view = self._view
         if self._latents_due:
-            started = time.perf_counter()
+            started = own_time()
             cache = self._prefix
             if cache is None:
                 view = self._see(observation)
                 with self._guard():
                     embeds, cache = self._model.open_prompt(self._prompter.act(self.instruction), view, 0)
                     self._model.decoder(embeds, cache=cache)
-            with self._guard():  # whatever was thought is in the cache: only the queries are new
-                self._latents = self._model.read_latents(cache, self._prompter.query_ids[None].to(self._model.device))
+            queries = self._prompter.query_ids[None].to(self._model.device)
+            self._latents = self.batcher.read_latents(cache, queries)  # whatever was thought is in the cache
             self._age = 0
-            timings["plan"] = 1e3 * (time.perf_counter() - started)
-        started = time.perf_counter()
+            timings["plan"] = 1e3 * (own_time() - started)
+        started = own_time()
         action, device = self._model.config.action, self._model.device
         noise = torch.randn((1, action.chunk, action.action_dim), generator=self._noise).to(device) * NOISE
         proprio = torch.from_numpy(np.asarray(observation.proprio, np.float32))[None].to(device)
         assert self._latents is not None
-        if view is None:
-            pixels = self._pixels(observation)
-            with self._guard():
-                trunk = self._model.vision.trunk(pixels)
-        else:
-            trunk = view.trunk
-        chunk, points, heat = self._sample(trunk, self._latents, proprio, noise)
+        trunk = self.batcher.trunk(self._pixels(observation)) if view is None else view.trunk
+        chunk, points, heat = self.batcher.act(trunk, self._latents, proprio, noise)
         self._prefix = self._view = None
         self._queue = list(self._statistics.unnormalise(chunk[0].float().cpu().numpy())[: self._schedule.execute])
         source, target = points[0].tolist()
         self.focus = {"source": tuple(source), "target": tuple(target)}
         maps = heat[0].float().exp().unflatten(-1, self._model.config.vision.grid).cpu().numpy()
         self.heat = {name: heat_rows(one) for name, one in zip(("source", "target"), maps, strict=True)}
-        timings["flow"] = 1e3 * (time.perf_counter() - started)
+        timings["flow"] = 1e3 * (own_time() - started)
         self.timings = timings
 
     def _see(self, observation: Observation) -> View:
-        with self._guard():
-            return self._model.encode(self._pixels(observation))
+        return self.batcher.encode(self._pixels(observation))
 
     def _pixels(self, observation: Observation) -> torch.Tensor:
         if observation.image is None:

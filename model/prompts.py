@@ -79,8 +79,8 @@ def collate(prompts: Sequence[PromptIds]) -> Batch:
     mask = torch.arange(int(lengths.max())) < lengths[:, None]
     branch = None
     if any(prompt.branch is not None for prompt in prompts):
-        packed = [prompt if prompt.branch is not None else share_picture([prompt]) for prompt in prompts]
-        branch = pad_sequence([p.branch for p in packed], batch_first=True, padding_value=PADDING)
+        rows = [p.branch if p.branch is not None else share_picture([p]).branch for p in prompts]
+        branch = pad_sequence([row for row in rows if row is not None], batch_first=True, padding_value=PADDING)
     columns = pad("ids", 0), pad("labels", IGNORE), pad("image_positions", 0), pad("query_positions", 0)
     return Batch(*columns, mask, branch)
 

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.cache import DecoderCache
 from model.config import ReleasedConfig
 from model.flow import interpolate, target_velocity
 from model.graphs import Recorded
 from model.instructvla import LanguageModel, View
-from model.language import Decoder, DecoderCache
+from model.language import Decoder
 from model.prompts import PromptIds, collate
 from model.released_expert import ReleasedExpert
 from model.siglip import Siglip

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from model.cache import DecoderCache
 from model.data.statistics import ActionStatistics
 from model.ensemble import (
     WIDOWX,
@@ -28,7 +29,6 @@ from model.ensemble import (
     widowx_proprio,
 )
 from model.instructvla import View
-from model.language import DecoderCache
 from model.prompts import PromptIds
 from model.released import ReleasedVLA
 from model.released_prompts import ReleasedPrompter

@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from model.cache import DecoderCache
 from model.graphs import Recorded
-from model.language import Decoder, DecoderCache, Pass
+from model.language import Decoder, Pass
 
 SMALLEST = 512
 """Tokens of the smallest cache: a prompt with one picture, a thought and the queries."""

@@ -44,12 +44,12 @@ class TinyEngine:
         for parameter in self.model.parameters():
             torch.nn.init.normal_(parameter, std=0.1) if parameter.abs().sum() == 0 else None
         self.lock = threading.Lock()
-        self.sampler = Batcher(self.model, self.lock, batch)
+        self.batcher = Batcher(self.model, self.lock, batch)
 
     def policy(self, think: bool) -> InstructPolicy:
         prompter = Prompter(byte_tokenizer(), TINY)
         return InstructPolicy(
-            self.model, prompter, statistics(), think=think, lock=self.lock, sample=self.sampler
+            self.model, prompter, statistics(), think=think, lock=self.lock, batcher=self.batcher
         )
 
     def ask(
@@ -182,24 +182,24 @@ def test_batched_rollouts_differ_by_rounding_alone(local: TinyEngine) -> None:
     results: dict[int, Any] = {}
     with batched.lock:  # the model is busy: both have to wait, and are then taken together
         threads = [
-            threading.Thread(target=lambda i=i, x=x: results.update({i: batched.sampler(*x)}))
+            threading.Thread(target=lambda i=i, x=x: results.update({i: batched.batcher.act(*x)}))
             for i, x in enumerate((inputs, others))
         ]
         for thread in threads:
             thread.start()
-        while len(batched.sampler._waiting) < 2:
+        while len(batched.batcher._waiting) < 2:
             time.sleep(0.01)
     for thread in threads:
         thread.join()
     assert widths == [2]
     for i, x in enumerate((inputs, others)):
-        for together, alone in zip(results[i], local.sampler(*x), strict=True):
+        for together, alone in zip(results[i], local.batcher.act(*x), strict=True):
             torch.testing.assert_close(together, alone, atol=0.02, rtol=0.02)  # bfloat16
 
 
 def test_a_failing_batch_fails_for_everybody_in_it(local: TinyEngine) -> None:
     with pytest.raises(RuntimeError):
-        local.sampler(torch.zeros(1, 2, 3), *[torch.zeros(1, 1)] * 3)
+        local.batcher.act(torch.zeros(1, 2, 3), *[torch.zeros(1, 1)] * 3)
 
 
 # -- questions --------------------------------------------------------------------------------------------------------

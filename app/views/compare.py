@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from html import escape
 from pathlib import Path
@@ -88,7 +89,7 @@ class Tab:
         blind: bool,
         played: list[Pair],
         request: gr.Request,
-    ) -> Iterator[Updates]:
+    ) -> Generator[Updates, None, None]:
         """Play `count` pairs on consecutive scenes and add them up as they finish; a blind one waits for its vote."""
         ui, seed = self._ui, int(seed)
         arms = (self._by_name[first], self._by_name[second])
@@ -103,9 +104,10 @@ class Tab:
                 with self._sessions.hold(request.session_hash or "", wanted=2) as hold:
                     if "loading" in [arm.pilot.state for arm in arms]:
                         yield {ui.status: status("The model is still loading", "the pair starts by itself")}
-                    for side, event in duel.play(kind, seed, words, hold):
-                        if changes := self._draw(side, event, duel):  # Gradio takes an empty dict for a value
-                            yield changes
+                    with closing(duel.play(kind, seed, words, hold)) as events:
+                        for side, event in events:
+                            if changes := self._draw(side, event, duel):  # Gradio takes an empty dict for a value
+                                yield changes
             except (Busy, WorkerError) as error:
                 yield {ui.status: failure(str(error))}
                 break
@@ -220,7 +222,7 @@ class Duel:
         self._seated = [arms[arm] for arm in sides]
         self.screens = [Screen(arm.think, paced=False) for arm in self._seated]
 
-    def play(self, kind: str, seed: int, words: str, hold: Hold) -> Iterator[tuple[int, Event]]:
+    def play(self, kind: str, seed: int, words: str, hold: Hold) -> Generator[tuple[int, Event], None, None]:
         """The pair's events as (side, event); what keeps it from counting is said in `problem`."""
         self._spec = scenes.spec(kind, seed, words.strip() or None)
         commands = [Command(self._spec, arm.think, seed) for arm in self._seated]
@@ -237,14 +239,15 @@ class Duel:
         ]
         policies = [arm.policy for arm in self._seated]
         try:
-            for side, event in play_pair(commands, hold.simulators, policies, hold.steering):
-                self._recorders[side].add(event)
-                self.screens[side].show(event)
-                if isinstance(event, Outcome):
-                    self._outcomes[side] = event
-                elif isinstance(event, Failure):
-                    self.problem = event.message
-                yield side, event
+            with closing(play_pair(commands, hold.simulators, policies, hold.steering)) as events:
+                for side, event in events:
+                    self._recorders[side].add(event)
+                    self.screens[side].show(event)
+                    if isinstance(event, Outcome):
+                        self._outcomes[side] = event
+                    elif isinstance(event, Failure):
+                        self.problem = event.message
+                    yield side, event
         except Exception:
             log.exception("a pair failed")
             self.problem = "Something broke on our side; the server's log says what. Press Run to try again."

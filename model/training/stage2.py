@@ -41,12 +41,12 @@ from model.training.answering import request_scores, scene_scores
 from model.training.gates import told, warm_up
 from model.training.latents import RequestBatch, RequestData, Teacher
 from model.training.latents import losses as request_losses
+from model.training.recipe import RECIPE, Recipe
 from model.training.stage1 import ActionBatch, ActionData
 from model.training.trainer import Group, TrainingConfig, train
 
 ANNOTATIONS = "annotations.json"
 """The file beside the episodes that `collect --annotate` writes."""
-RECIPE = Path(__file__).with_suffix(".yaml")
 ACTION, LANGUAGE = 0, 1
 """Which LoRA expert is which."""
 EYES = ("vision.", "connector.")
@@ -64,51 +64,6 @@ Ablation = Literal["experts", "descriptions", "frozen-backbone"]
 """What a run can do without: two experts (one LoRA learns both), QA and captions, or freezing (full fine-tuning)."""
 TOLD: dict[str, tuple[Kind, ...]] = {"describe": ("Caption", "QA"), "context": ("CC",), "rewrite": ("CR",)}
 """Which annotations each kind of sequence is made from."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """`stage2.yaml`, read."""
-
-    gates: Literal["learned", "told"]
-    sequences: Mapping[str, float]
-    action_pictures: int
-    sequences_per_picture: int
-    requests: Mapping[str, float]
-    request_pictures: int
-    requests_per_picture: int
-    multimodal_pictures: int
-    turns: int
-    multimodal: Mapping[str, float]
-    weights: Mapping[str, float]
-    learning_rate: Mapping[str, float]
-
-    @classmethod
-    def load(cls, path: Path = RECIPE) -> Recipe:
-        """Read a recipe. Raises `ValueError` where shares do not add up, or a name is unknown or missing."""
-        import yaml
-
-        try:
-            recipe = cls(**yaml.safe_load(path.read_text()))
-        except TypeError as error:
-            raise ValueError(f"{path.name}: {error}") from None
-        for name in ("sequences", "requests"):
-            total = sum(getattr(recipe, name).values())
-            if abs(total - 1) > 1e-6:
-                raise ValueError(f"{path.name}: the shares under `{name}` add up to {total}.")
-        return recipe
-
-    def without_talks(self) -> Recipe:
-        """The same without what is half a talk: whose gates are clear from the first word on."""
-        rest = {kind: share for kind, share in self.sequences.items() if kind != "describe"}
-        total = sum(rest.values())
-        return replace(self, sequences={kind: share / total for kind, share in rest.items()})
-
-    def silent(self) -> Recipe:
-        """The same without questions and captions: their share goes to direct commands."""
-        shares = dict(self.sequences)
-        shares["direct"] += shares.pop("describe")
-        return replace(self, sequences=shares, weights={**self.weights, "multimodal": 0.0})
 
 
 @dataclass
