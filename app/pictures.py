@@ -142,10 +142,10 @@ def _check_jpeg(picture: PIL.Image.Image, data: bytes) -> None:
     if end < 0:
         raise ValueError(CUT_OFF)
     sampling: list[tuple[int, int]] = [(across, down) for _, across, down, _ in picture.layer]  # type: ignore[attr-defined]
-    if "progressive" not in picture.info and data[start + 4] == len(sampling):
+    if "progressive" not in picture.info and data[start + 4 : start + 5] == bytes([len(sampling)]):
         return  # everything in one go
     most = max(across for across, _ in sampling) * max(down for _, down in sampling)
-    samples = picture.width * picture.height * sum(across * down for across, down in sampling) / most
+    samples = picture.width * picture.height * sum(across * down for across, down in sampling) / max(most, 1)
     if 2 * samples > MAX_LAYERED_BYTES or data.count(START_OF_SCAN, start, end) > MAX_LAYERS:
         raise ValueError("This progressive JPEG is too large: save it smaller, or without progressive layers.")
 
