@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from app import pictures, scenes
 from app.gate import Gate, log_as_json
-from app.health import health_of
+from app.health import expect_waits, health_of
 from app.pilots import Pilot, pilot_of
 from app.scenes import EXAMPLES, PICTURES
 from app.service import Service
@@ -116,6 +116,7 @@ def build(
 
         page.unload(close_tab)
     page.queue(max_size=settings.queue, default_concurrency_limit=4)
+    expect_waits(page, recordings, settings.rollout_seconds)
     return page
 
 

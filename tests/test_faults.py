@@ -97,6 +97,23 @@ def test_a_simulator_that_is_killed_or_hangs_costs_one_rollout(
     assert len(page.records()) == 3, "what was seen until then is kept, too"
 
 
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_simulator_that_broke_while_nobody_used_it(how: signal.Signals, tmp_path: Path) -> None:
+    """A dead one is replaced before the next rollout notices; that one is hung is found by the rollout that gets it."""
+    with WorkerPool(1, (32, 24), deadline_s=20.0, world=fake_world.PATH) as pool:
+        page, worker = Page(FakePilot(), pool, tmp_path), pool._workers[0]
+        assert "Success" in page.run()[0]
+        os.kill(pool.pids[0], how)
+        if how == signal.SIGKILL:
+            worker._process.join(20)
+        else:
+            worker.deadline_s = 2.0
+            assert re.search(r"Could not go on .*did not finish reset within 2 s", page.run()[0])
+            worker.deadline_s = 20.0
+        assert "Success" in page.run()[0] and pool.restarts == 1
+    assert len(page.records()) == 2, "of a rollout that never began there is nothing to keep"
+
+
 def half(write: Callable[..., Any]) -> Callable[..., Any]:
     """A disk that takes half of what is written."""
 
