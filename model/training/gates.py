@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from model.instructvla import InstructVLA
@@ -47,8 +48,7 @@ def warm_up(model: InstructVLA, batches: Iterable[tuple[Batch, Tensor]]) -> floa
     loss = torch.zeros(())
     for _ in tqdm(range(PASSES), unit="pass", desc="gates"):
         for part in torch.randperm(len(hidden), device=hidden.device).split(2048):
-            likely = head(hidden[part]).clamp(1e-5, 1).log()
-            loss = -(target[part] * likely).sum(-1).mean()
+            loss = F.cross_entropy(head.layers(hidden[part]), target[part])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

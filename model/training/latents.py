@@ -100,7 +100,7 @@ class Teacher:
         """`examples` show how much what it makes of commands varies."""
         self.model = model
         wanted = [self.wanted(batch) for batch in examples]
-        self._variances = [float(torch.cat(parts).var(0).mean()) for parts in zip(*wanted, strict=True)]
+        self._variances = [max(1e-6, float(torch.cat(parts).var(0).mean())) for parts in zip(*wanted, strict=True)]
 
     @torch.no_grad()
     def wanted(self, batch: RequestBatch) -> list[Tensor]:
