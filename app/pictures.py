@@ -26,8 +26,8 @@ MAX_PIXELS = 25_000_000
 """A phone's JPEG has 12 or 24 million, and is never unpacked at more than twice `LONG_SIDE`."""
 MAX_PIXELS_UNPACKED = 8_500_000
 """Of formats that can only be unpacked whole, at 4 bytes a pixel: a 4K screen fits."""
-MAX_PIXELS_WEBP = 2_310_000
-"""Its decoder holds every pixel five times, at 4 bytes; a screen of 1920 x 1200 fits."""
+MAX_PIXELS_WEBP = 2_100_000
+"""Its decoder holds every pixel five times, at 4 bytes; a screen of 1920 x 1080 fits."""
 WEBP_SIZES = {b"VP8 ": (48, 64, 14, 0), b"VP8L": (8, 22, 14, 1), b"VP8X": (32, 56, 24, 1)}
 """Where a WebP's first chunk, by kind, says width and height: bits into it, how many bits, and what to add."""
 MAX_LAYERS, MAX_LAYERED_BYTES = 40, 32_000_000
