@@ -87,7 +87,7 @@ def large_pictures() -> dict[str, bytes]:
         "PNG, 8.3 MP, 16 bits": saved(deep, "PNG", compress_level=1),
         "PNG, 10 MP": saved(small.resize((3650, 2740)), "PNG", compress_level=3),
         "GIF, 8.3 MP": saved(screen.quantize(64), "GIF"),
-        "WebP, 2.3 MP": saved(small.resize((1920, 1200)), "WEBP", method=0),
+        "WebP, 2.1 MP": saved(small.resize((1920, 1080)), "WEBP", method=0),
         "WebP, 10 MP": saved(small.resize((3650, 2740)), "WEBP", method=0),
     }
 

@@ -26,8 +26,8 @@ MAX_PIXELS = 25_000_000
 """A phone's JPEG has 12 or 24 million, and is never unpacked at more than twice `LONG_SIDE`."""
 MAX_PIXELS_UNPACKED = 8_500_000
 """Of formats that can only be unpacked whole, at 4 bytes a pixel: a 4K screen fits."""
-MAX_PIXELS_WEBP = 2_310_000
-"""Its decoder holds every pixel five times, at 4 bytes; a screen of 1920 x 1200 fits."""
+MAX_PIXELS_WEBP = 2_100_000
+"""Its decoder holds every pixel five times, at 4 bytes; a screen of 1920 x 1080 fits."""
 WEBP_SIZES = {b"VP8 ": (48, 64, 14, 0), b"VP8L": (8, 22, 14, 1), b"VP8X": (32, 56, 24, 1)}
 """Where a WebP's first chunk, by kind, says width and height: bits into it, how many bits, and what to add."""
 MAX_LAYERS, MAX_LAYERED_BYTES = 40, 32_000_000
@@ -36,10 +36,11 @@ MIN_SIDE = 8
 LONG_SIDE = 960
 """Larger pictures are reduced to this. Half of 1920 and just below a quarter of 4000, the usual widths of JPEGs, which
 can be unpacked at those scales."""
-STRIP = 16
-"""Rows of the reduced picture that are made at once."""
+STRIP = 64
+"""Rows that are converted at once."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 READABLE = "a JPEG, PNG, WebP, GIF or BMP"
+GREY = ("1", "L", "I;16", "I;16B", "I;16L")
 SNIFF_BYTES = 1024
 START_OF_SCAN, END_OF_JPEG, END_OF_PNG = b"\xff\xda", b"\xff\xd9", b"IEND\xaeB`\x82"
 CUT_OFF = "This picture is damaged or cut off: open it elsewhere, save it anew and try again."
@@ -92,7 +93,7 @@ def accept(source: Path | bytes) -> PIL.ImageFile.ImageFile:
         _check_jpeg(picture, data)
     if picture.format == "BMP" and picture.tile[0].codec_name == "bmp_rle":  # Pillow takes seconds for one
         raise ValueError("This BMP is packed: save it as PNG and use that.")
-    if picture.format == "PNG" and END_OF_PNG not in data:
+    if picture.format == "PNG" and data.rfind(END_OF_PNG) < 0:
         raise ValueError(CUT_OFF)
     return picture
 
@@ -138,15 +139,15 @@ def _check_jpeg(picture: PIL.Image.Image, data: bytes) -> None:
     start = 2
     while data[start : start + 1] == b"\xff" and data[start : start + 2] != START_OF_SCAN:
         start += 2 + int.from_bytes(data[start + 2 : start + 4])  # a preview in an earlier segment has ends of its own
-    end = data.find(END_OF_JPEG, start)
-    if end < 0:
+    if data.rfind(END_OF_JPEG, start) < 0:
         raise ValueError(CUT_OFF)
     sampling: list[tuple[int, int]] = [(across, down) for _, across, down, _ in picture.layer]  # type: ignore[attr-defined]
     if "progressive" not in picture.info and data[start + 4 : start + 5] == bytes([len(sampling)]):
         return  # everything in one go
     most = max(across for across, _ in sampling) * max(down for _, down in sampling)
     samples = picture.width * picture.height * sum(across * down for across, down in sampling) / max(most, 1)
-    if 2 * samples > MAX_LAYERED_BYTES or data.count(START_OF_SCAN, start, end) > MAX_LAYERS:
+    layers = data.count(START_OF_SCAN, start, data.find(END_OF_JPEG, start))
+    if 2 * samples > MAX_LAYERED_BYTES or layers > MAX_LAYERS:
         raise ValueError("This progressive JPEG is too large: save it smaller, or without progressive layers.")
 
 
@@ -160,25 +161,26 @@ def _unpacked(picture: PIL.Image.Image) -> Image:
     small = _reduced(picture)
     small.thumbnail((LONG_SIDE, LONG_SIDE), PIL.Image.Resampling.HAMMING)
     small.getexif()[ORIENTATION] = picture.getexif().get(ORIENTATION, 1)
-    return np.asarray(PIL.ImageOps.exif_transpose(small))
+    return np.asarray(PIL.ImageOps.exif_transpose(small).convert("RGB"))
 
 
 def _reduced(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """RGB with a long side of `LONG_SIDE` to twice that; strip by strip, so that no conversion needs much memory."""
+    """Grey or RGB with a long side of at most twice `LONG_SIDE`; by strips, so that no conversion needs much memory."""
     factor = max(1, max(picture.size) // LONG_SIDE)
-    small = PIL.Image.new("RGB", (-(-picture.width // factor), -(-picture.height // factor)))
-    for top in range(0, small.height, STRIP):
-        rows = top * factor, min((top + STRIP) * factor, picture.height)
-        strip = _flattened(picture.crop((0, rows[0], picture.width, rows[1])))
-        small.paste(strip.reduce(factor), (0, top))
+    grey = picture.mode in GREY and "transparency" not in picture.info
+    small = PIL.Image.new("L" if grey else "RGB", (-(-picture.width // factor), -(-picture.height // factor)))
+    rows = -(-STRIP // factor) * factor
+    for top in range(0, picture.height, rows):
+        strip = _flattened(picture.crop((0, top, picture.width, min(top + rows, picture.height))))
+        small.paste(strip.reduce(factor), (0, top // factor))
     return small
 
 
 def _flattened(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """RGB in 8 bits, on white where parts were transparent."""
+    """Grey or RGB in 8 bits, on white where parts were transparent."""
     if picture.mode.startswith("I;16"):
         picture = PIL.Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.mode not in ("RGBA", "LA", "PA") and "transparency" not in picture.info:
-        return picture.convert("RGB")
+        return picture.convert("L" if picture.mode in GREY else "RGB")
     picture = picture.convert("RGBA")
     return PIL.Image.alpha_composite(PIL.Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
