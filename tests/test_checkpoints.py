@@ -102,6 +102,21 @@ def test_round_trip(
         torch.testing.assert_close(tensor.float(), expected, rtol=0, atol=0, msg=name)
 
 
+def test_a_checkpoint_may_extend_another_and_hold_only_what_differs(tmp_path: Path, base: Path) -> None:
+    first = build(0)
+    checkpoints.save(first, tmp_path / "nano")
+    second = build(1, replace(TINY, lora=replace(TINY.lora, experts=2)))
+    kept = {name: tensor for name, tensor in first.state_dict().items() if name.startswith(("vision", "action_expert"))}
+    second.load_state_dict(kept, strict=False)
+    for name, extends in (("whole", None), ("small", "nano")):
+        checkpoints.save(second, tmp_path / name, extends=extends)
+    whole, small = (checkpoints.load(tmp_path / name, base).model.state_dict() for name in ("whole", "small"))
+    for name, tensor in whole.items():
+        torch.testing.assert_close(small[name], tensor, rtol=0, atol=0, msg=name)
+    held = load_file(tmp_path / "small" / "model.safetensors")
+    assert held and not held.keys() & kept.keys()
+
+
 @pytest.mark.parametrize("fast", [torch.bfloat16, torch.float32])
 def test_precision_of_a_loaded_model(
     tmp_path: Path, base: Path, fast: torch.dtype, monkeypatch: pytest.MonkeyPatch
