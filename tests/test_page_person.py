@@ -131,6 +131,7 @@ def shifted(tab: Page) -> float:
 PLACES = """() => {
   window.places = {};
   const look = () => {
+    if (document.querySelector("#status .outcome")) return;  // it is over: the recording takes its place
     for (const id of ["status", "thinking", "latency", "steer", "words", "run", "examples", "look", "recording"]) {
       const box = document.getElementById(id).getBoundingClientRect();
       (window.places[id] ??= new Set()).add(`${box.top + scrollY} ${box.height}`);
