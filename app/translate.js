@@ -28,8 +28,7 @@
     if (fixed.has(text)) return fixed.get(text);
     for (const [pattern, translation] of open) {
       const [, ...parts] = pattern.exec(text) ?? [];
-      const listed = (text) => text.split(", ").map((each) => whole(each) ?? each).join(", ");
-      const part = (at) => nouns[parts[at]] ?? known(parts[at]) ?? listed(parts[at]);
+      const part = (at) => nouns[parts[at]] ?? known(parts[at]) ?? parts[at];
       let next = 0;
       if (parts.length) return translation.replace(/\{(\d?)\}/g, (_, at) => part(at || next++));
     }
@@ -37,7 +36,6 @@
   const known = (text) => {
     const found = whole(text);
     if (found !== undefined) return found;
-    if (text.includes(" \u00b7 ")) return text.split(" \u00b7 ").map((each) => known(each) ?? each).join(" \u00b7 ");
     const sentences = text.split(/(?<=[.!?:]) /);
     const told = sentences.map((sentence) => whole(sentence) ?? sentence);
     return told.some((sentence, at) => sentence !== sentences[at]) ? told.join("") : undefined;

@@ -45,8 +45,7 @@ class Texts(HTMLParser):
         if self._kept or given.get("translate") == "no" or tag in ("code", "cite"):
             self._kept.append(tag)
         else:
-            names = ("aria-label",) if "aria-label" in given else ("title", "alt", "placeholder")
-            self.found += [given[name] or "" for name in names if name in given]
+            self.found += [given[name] or "" for name in ("title", "aria-label", "alt", "placeholder") if name in given]
 
     def handle_endtag(self, tag: str) -> None:
         if self._kept:
@@ -58,10 +57,9 @@ class Texts(HTMLParser):
 
 
 def in_html(text: str) -> list[str]:
-    """Texts of a piece of HTML or Markdown, without the visitor's words in quotation marks."""
+    """Texts of a piece of HTML or Markdown."""
     parser = Texts()
-    plain = re.sub(r"\[(.+?)\]\(.+?\)|\*\*(.+?)\*\*|\n\n", r"<p>\1\2</p>", text)
-    parser.feed(re.sub("\u201c.*?\u201d", "", plain))
+    parser.feed(re.sub(r"\[(.+?)\]\(.+?\)", r"<p>\1</p>", text))
     return parser.found
 
 
