@@ -1,6 +1,6 @@
 // The timeline under a video: its playhead follows, a click or a key on it seeks, and what was said, measured and
 // looked at there is shown. One listener each for the whole document, because Gradio makes new elements whenever a
-// value changes.
+// value changes. And what Gradio leaves out for keyboards and screen readers.
 () => {
   const videoOf = (timeline) => document.querySelector(`#${timeline.dataset.video} video`);
   const last = (list, now) => list.filter(([at]) => at <= now + 0.01).at(-1)?.[1] ?? "";
@@ -25,7 +25,12 @@
   const tell = (timeline, now) => {
     const marks = [...timeline.querySelectorAll(".mark")].map((mark) => [+mark.dataset.at, mark.dataset.words]);
     const words = last(marks.sort(([one], [other]) => one - other), now);
-    timeline.querySelector(".words").textContent = [words, last(told(timeline).steps, now)].filter(Boolean).join(" \u00b7 ");
+    const lines = [words, last(told(timeline).steps, now)].filter(Boolean).map((text) => {
+      const line = document.createElement("span");
+      line.textContent = text;
+      return line;
+    });
+    timeline.querySelector(".words").replaceChildren(...lines.flatMap((line, index) => (index ? [" \u00b7 ", line] : [line])));
   };
 
   const seek = (timeline, now) => {
@@ -56,9 +61,36 @@
     if (event.target.matches(".timeline .scrub")) seek(event.target.closest(".timeline"), +event.target.value);
   });
 
-  // Gradio gives example pictures no text for those who cannot see them.
-  document.addEventListener("load", ({ target }) => {
+  // Pictures have a text that says what they show; the camera's is what its line says: what goes on, and at which step.
+  const line = (id) => [...document.querySelectorAll(`#${id} .status > :is(b, span)`)].slice(0, 2).map((part) => part.textContent).join(", ");
+  const describe = (picture) => {
     const all = [...document.querySelectorAll("#pictures img")];
-    if (all.includes(target)) target.alt = `Example picture ${all.indexOf(target) + 1} of ${all.length}`;
-  }, true);
+    const camera = picture.closest("#camera, .arm-camera");
+    if (all.includes(picture)) picture.alt = `Example picture ${all.indexOf(picture) + 1} of ${all.length}`;
+    else if (camera) picture.alt = `Robot camera: ${line(camera.id.replace("camera", "status"))}`;
+    else if (picture.closest("#picture")) picture.alt = "The picture to ask about";
+  };
+  document.addEventListener("load", ({ target }) => target.matches?.("img") && describe(target), true);
+
+  const heights = new WeakMap();
+  const mend = () => {
+    for (const log of document.querySelectorAll(".thoughts")) { // follow what is written, unless somebody scrolled back
+      if (log.scrollTop + log.clientHeight + 8 >= (heights.get(log) ?? 0)) log.scrollTop = log.scrollHeight;
+      heights.set(log, log.scrollHeight);
+    }
+    for (const camera of document.querySelectorAll(":is(#camera, .arm-camera) button")) camera.tabIndex = -1; // it does nothing
+    for (const picture of document.querySelectorAll("#pictures img")) if (!picture.alt) describe(picture);
+    for (const head of document.querySelectorAll(".label-wrap")) head.ariaExpanded = head.classList.contains("open");
+    for (const panel of document.querySelectorAll("[role=tabpanel][id]")) panel.setAttribute("aria-labelledby", `${panel.id}-button`);
+    for (const empty of document.querySelectorAll(".empty[aria-label]")) empty.role = "img";
+  };
+  let due = false; // at most once per frame: reading heights makes the browser lay out the page
+  const soon = () => {
+    if (!due) requestAnimationFrame(() => ((due = false), mend()));
+    due = true;
+  };
+  new MutationObserver(soon).observe(document.body, { subtree: true, childList: true, characterData: true });
+  document.addEventListener("click", () => setTimeout(soon, 100));
+  document.querySelectorAll("img").forEach(describe);
+  mend();
 }

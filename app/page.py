@@ -16,6 +16,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import Receive, Scope, Send
 
 from app import pictures, scenes
+from app.assets import Assets
 from app.gate import Gate, log_as_json
 from app.health import expect_waits, health_of
 from app.pilots import Pilot, pilot_of
@@ -63,12 +64,20 @@ THEME = gr.themes.Soft(
     block_title_text_color="*neutral_500",
     block_title_text_color_dark="*neutral_400",
     block_title_padding="0",
+    block_label_text_color="*primary_700",
+    link_text_color="*primary_700",
+    checkbox_label_background_fill_selected="*primary_700",
+    checkbox_label_background_fill_selected_dark="*primary_700",
+    color_accent="*primary_700",  # in the dark: page.css
+    input_placeholder_color="*neutral_500",
+    input_placeholder_color_dark="*neutral_400",
+    checkbox_border_color_dark="*neutral_400",
     checkbox_border_color="*neutral_400",  # an empty box is white on white otherwise
     checkbox_border_width="1px",
     button_primary_background_fill="*primary_700",
     button_primary_background_fill_hover="*primary_800",
     button_primary_background_fill_dark="*primary_700",
-    button_primary_background_fill_hover_dark="*primary_600",
+    button_primary_background_fill_hover_dark="*primary_800",
 )
 
 
@@ -86,13 +95,13 @@ def build(
             gr.HTML(TITLE, elem_id="title", padding=False)
             badge = gr.HTML(model_badge(pilot), elem_id="model", padding=False)
         with gr.Tabs(elem_id="tabs"):
-            with gr.Tab("Act", id="act"):
+            with gr.Tab("Act", id="act", elem_id="tab-act"):
                 acting = command.build(page, pilot, sessions, recordings)
-            with gr.Tab("Compare", id="compare"):
+            with gr.Tab("Compare", id="compare", elem_id="tab-compare"):
                 compare.build(pilot, against, sessions, recordings)
-            with gr.Tab("Ask", id="ask") as asking:
+            with gr.Tab("Ask", id="ask", elem_id="tab-ask") as asking:
                 ask.build(asking, pilot, acting.camera)
-            with gr.Tab("Benchmark", id="benchmark") as measured:
+            with gr.Tab("Benchmark", id="benchmark", elem_id="tab-benchmark") as measured:
                 benchmark.build(measured, pilot)
         Service(pilot, sessions, recordings, settings).build()
 
@@ -203,6 +212,7 @@ def launch(
 
     Only finished recordings, the shipped examples and pictures may be read through it.
     """
+    gate = Middleware(Gate, settings=settings, health=health)
     page.launch(
         server_name=host,
         server_port=port,
@@ -212,7 +222,7 @@ def launch(
         js=script(),
         allowed_paths=[str(recordings), str(EXAMPLES), str(PICTURES)],
         max_file_size=settings.picture_bytes,
-        app_kwargs={"middleware": [Middleware(Gate, settings=settings, health=health), Middleware(CompressedDocument)]},
+        app_kwargs={"middleware": [gate, Middleware(Assets), Middleware(CompressedDocument)]},
         mcp_server=True,
         show_error=False,
         enable_monitoring=False,

@@ -2,7 +2,7 @@
 
 The axis is the video's time, which stands still for the arm while there is something to read. `page.js` moves the
 playhead with the video, seeks where somebody clicks, says what was said there, and lays rings and attention over the
-video. Everything is drawn from the recording's log.
+video. Everything is drawn from the recording's log, and every curve says in words what it shows.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
 
 from app.events import (
     Event,
@@ -48,29 +49,36 @@ def timeline(recording: Recording, video_id: str) -> str:
     if steered:
         rows.append(_row("you", _marks(steered, length)))
     if gates := _gates(events, length):
-        rows.append(_row("gate", _steps(gates, "gate"), "action expert\u2019s share"))
+        words = [event.gate for _, event in events if isinstance(event, ThoughtToken) and event.gate is not None]
+        told = f"On average {sum(words) / len(words):.0%}."
+        rows.append(_row("gate", _steps(gates, "gate", told), "action expert\u2019s share"))
     if acted:
         moves = [event.action[:3] for _, event in acted]
         turns = [event.action[3:6] for _, event in acted]
         grips = [(at / length, event.action[6]) for at, event in acted]
         holds = [(at / length, float(event.success)) for at, event in acted]
         places = [at / length for at, _ in acted]
+        far, wide = f"{_largest(moves) * 100:.1f} cm", f"{_largest(turns) * 57.3:.0f}\u00b0"
+        opens = _switches(grips, length, ("Open from {} s.", "Closed from {} s."))
+        solves = _switches(holds, length, ("Holds from {} s.", "Does not hold from {} s."))
         rows += [
-            _row(f"move {_legend('xyz')}", _curves(places, moves), f"\u00b1{_largest(moves) * 100:.1f} cm"),
-            _row(f"turn {_legend('xyz')}", _curves(places, turns), f"\u00b1{_largest(turns) * 57.3:.0f}\u00b0"),
-            _row("gripper", _steps(grips, "gripper"), "open"),
+            _row(f"move {_legend('xyz')}", _curves(places, moves, f"At most {far} in a step."), f"\u00b1{far}"),
+            _row(f"turn {_legend('xyz')}", _curves(places, turns, f"At most {wide} in a step."), f"\u00b1{wide}"),
+            _row("gripper", _steps(grips, "gripper", opens), "open"),
         ]
         if acted[0][1].proprio:  # older logs say nothing of the rule before the end
-            rows.append(_row("success", _steps(holds, "success"), "rule holds"))
+            rows.append(_row("success", _steps(holds, "success", solves), "rule holds"))
     timed = _timed(events)
     if timed:
         slowest = max(step.total for _, step in timed)
-        columns = _columns([(at / length, step) for at, step in timed], slowest)
+        mean = sum(step.total for _, step in timed) / len(timed)
+        told = f"{len(timed)} steps of {mean:.0f} ms on average, the slowest {slowest:.0f} ms."
+        columns = _columns([(at / length, step) for at, step in timed], slowest, told)
         rows.append(_row("latency", columns, f"{slowest:.0f} ms"))
-    told = {"steps": [[at, step.text] for at, step in timed], "layers": _layers(events)}
+    data = {"steps": [[at, step.text] for at, step in timed], "layers": _layers(events)}
     return (
         f'<div class="timeline" data-video="{escape(video_id)}" data-length="{length:.2f}" '
-        f'data-told="{escape(json.dumps(told))}" role="group" aria-label="Timeline of the video">{"".join(rows)}'
+        f'data-told="{escape(json.dumps(data))}" role="group" aria-label="Timeline of the video">{"".join(rows)}'
         '<p class="words" aria-live="polite">Click a marker for its words, or anywhere to go there.</p></div>'
     )
 
@@ -166,7 +174,14 @@ def _largest(rows: Sequence[Sequence[float]]) -> float:
     return max(abs(value) for row in rows for value in row)
 
 
-def _curves(places: Sequence[float], rows: Sequence[Sequence[float]]) -> str:
+def _switches(points: Sequence[tuple[float, float]], length: float, sentences: tuple[str, str]) -> str:
+    """When a curve of (place, value in 0..1) begins and when it rises or falls, as the first or the second sentence."""
+    states = [(place, value > 0.5) for place, value in points]
+    turns = states[:1] + [now for before, now in pairwise(states) if now[1] != before[1]]
+    return " ".join(sentences[not up].format(f"{place * length:.1f}") for place, up in turns)
+
+
+def _curves(places: Sequence[float], rows: Sequence[Sequence[float]], told: str) -> str:
     """One line per component around a common zero, scaled to the largest."""
     middle = LANE / 2
     scale = (middle - 1) / (_largest(rows) or 1)
@@ -175,16 +190,16 @@ def _curves(places: Sequence[float], rows: Sequence[Sequence[float]]) -> str:
         for column in zip(*rows, strict=True)
     )
     drawn = "".join(f'<polyline class="c{index}" points="{points}"/>' for index, points in enumerate(lines))
-    return _svg(f'<path class="zero" d="M0 {middle}H100"/>{drawn}')
+    return _svg(f'<path class="zero" d="M0 {middle}H100"/>{drawn}', told)
 
 
-def _steps(points: Sequence[tuple[float, float]], kind: str) -> str:
+def _steps(points: Sequence[tuple[float, float]], kind: str, told: str) -> str:
     """A filled step curve of (place, value in 0..1)."""
     steps = "".join(f"H{100 * place:.2f}V{(LANE - 2) * (1 - value) + 1:.2f}" for place, value in points)
-    return _svg(f'<path class="{kind}" d="M{100 * points[0][0]:.2f} {LANE}{steps}H100V{LANE}Z"/>')
+    return _svg(f'<path class="{kind}" d="M{100 * points[0][0]:.2f} {LANE}{steps}H100V{LANE}Z"/>', told)
 
 
-def _columns(steps: Sequence[tuple[float, Step]], slowest: float) -> str:
+def _columns(steps: Sequence[tuple[float, Step]], slowest: float, told: str) -> str:
     """A column per control step, its parts on top of each other."""
     bars, width = [], 60 / max(len(steps), 30)
     for place, step in steps:
@@ -195,8 +210,8 @@ def _columns(steps: Sequence[tuple[float, Step]], slowest: float) -> str:
             bars.append(
                 f'<rect class="{part}" x="{100 * place:.2f}" y="{top:.2f}" width="{width:.2f}" height="{height:.2f}"/>'
             )
-    return _svg("".join(bars))
+    return _svg("".join(bars), told)
 
 
-def _svg(drawn: str) -> str:
-    return f'<svg viewBox="0 0 100 {LANE}" preserveAspectRatio="none" aria-hidden="true">{drawn}</svg>'
+def _svg(drawn: str, told: str) -> str:
+    return f'<svg viewBox="0 0 100 {LANE}" preserveAspectRatio="none" role="img" aria-label="{told}">{drawn}</svg>'

@@ -28,7 +28,8 @@
     if (fixed.has(text)) return fixed.get(text);
     for (const [pattern, translation] of open) {
       const [, ...parts] = pattern.exec(text) ?? [];
-      const part = (at) => nouns[parts[at]] ?? known(parts[at]) ?? parts[at];
+      const listed = (text) => text.split(", ").map((each) => whole(each) ?? each).join(", ");
+      const part = (at) => nouns[parts[at]] ?? known(parts[at]) ?? listed(parts[at]);
       let next = 0;
       if (parts.length) return translation.replace(/\{(\d?)\}/g, (_, at) => part(at || next++));
     }
@@ -36,6 +37,7 @@
   const known = (text) => {
     const found = whole(text);
     if (found !== undefined) return found;
+    if (text.includes(" \u00b7 ")) return text.split(" \u00b7 ").map((each) => known(each) ?? each).join(" \u00b7 ");
     const sentences = text.split(/(?<=[.!?:]) /);
     const told = sentences.map((sentence) => whole(sentence) ?? sentence);
     return told.some((sentence, at) => sentence !== sentences[at]) ? told.join("") : undefined;

@@ -94,6 +94,6 @@ def _parts(plan: dict[str, float], timing: StepTiming) -> dict[str, float]:
 def _row(step: Step, longest: float) -> str:
     bars = "".join(f'<i class="{part}" style="width:{100 * ms / longest:.2f}%"></i>' for part, ms in step.parts.items())
     return (
-        f'<div class="row" title="{step.text}"><span>step {step.step}</span><span class="bar">{bars}</span>'
-        f"<span>{step.total:.0f} ms</span></div>"
+        f'<div class="row" title="{step.text}"><span>step {step.step}</span>'
+        f'<span class="bar" role="img" aria-label="{step.text}">{bars}</span><span>{step.total:.0f} ms</span></div>'
     )

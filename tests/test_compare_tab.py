@@ -149,7 +149,7 @@ def test_pairs_are_counted_and_can_be_watched_again(tmp_path: Path) -> None:
     for side, (name, think) in enumerate((("left", True), ("right", False))):
         recording = find(played[1].trials[side].recording, tmp_path / "recordings")
         assert recording is not None and recording.about()["think"] is think
-        assert again[ui.videos[side]].autoplay and f'data-video="video-{name}"' in again[ui.timelines[side]]
+        assert " autoplay " in again[ui.videos[side]] and f'data-video="video-{name}"' in again[ui.timelines[side]]
     (tmp_path / "recordings" / played[1].trials[0].recording / "events.jsonl").unlink()
     assert "no longer here" in handlers.replay(1, played)[ui.status]
 

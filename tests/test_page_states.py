@@ -298,7 +298,7 @@ def test_a_link_brings_back_scene_words_mode_and_recording(tmp_path: Path) -> No
     assert page[widgets.family] == "close" and page[widgets.seed] == 7 and page[widgets.look] == ["light"]
     assert page[widgets.words] == "shut *it*" and page[widgets.think] is False
     assert page[widgets.camera] == folder / "poster.jpg" and "Success" in page[widgets.status]
-    assert page[widgets.video].autoplay and 'data-video="video"' in page[widgets.timeline]
+    assert " autoplay " in page[widgets.video] and 'data-video="video"' in page[widgets.timeline]
     assert "weights were others (0123abcd)" in page[widgets.caption] and f"?run={folder.name}" in page[widgets.caption]
     assert "usual light" in page[widgets.odds] and sessions.holding == 0
 

@@ -45,7 +45,8 @@ class Texts(HTMLParser):
         if self._kept or given.get("translate") == "no" or tag in ("code", "cite"):
             self._kept.append(tag)
         else:
-            self.found += [given[name] or "" for name in ("title", "aria-label", "alt", "placeholder") if name in given]
+            names = ("aria-label",) if "aria-label" in given else ("title", "alt", "placeholder")
+            self.found += [given[name] or "" for name in names if name in given]
 
     def handle_endtag(self, tag: str) -> None:
         if self._kept:
@@ -57,9 +58,10 @@ class Texts(HTMLParser):
 
 
 def in_html(text: str) -> list[str]:
-    """Texts of a piece of HTML or Markdown."""
+    """Texts of a piece of HTML or Markdown, without the visitor's words in quotation marks."""
     parser = Texts()
-    parser.feed(re.sub(r"\[(.+?)\]\(.+?\)", r"<p>\1</p>", text))
+    plain = re.sub(r"\[(.+?)\]\(.+?\)|\*\*(.+?)\*\*|\n\n", r"<p>\1\2</p>", text)
+    parser.feed(re.sub("\u201c.*?\u201d", "", plain))
     return parser.found
 
 

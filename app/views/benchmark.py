@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from app.views.widgets import HIDDEN
 from app.vqa import ALL, VqaReport
 from sim.compare import group_means, pairing
 from sim.evaluate import Report
+from sim.twins import Scene
 
 PUBLISHED = scenes.ASSETS / "published.yaml"
 PROPER = ' translate="no"'
@@ -121,8 +123,8 @@ def section(title: str, model: str, file: str, notes: Iterable[str], shown: str)
     """A heading, who and what file, remarks, and the table."""
     remarks = "".join(f"<span>{escape(note)}</span> " for note in notes if note)
     return (
-        f'<section class="bench"><h3><span translate="no">{escape(title)}</span> '
-        '<span class="tag own">measured here</span></h3>'
+        f'<section class="bench"><h2><span translate="no">{escape(title)}</span> '
+        '<span class="tag own">measured here</span></h2>'
         f'<p class="note"><b translate="no">{escape(model)}</b> <code>{escape(file)}</code></p>'
         f'<p class="note">{remarks}</p>{shown}</section>'
     )
@@ -155,19 +157,25 @@ def interval(mean: float, low: float, high: float) -> str:
 
 def videos(family: str) -> str:
     """Links to the shipped recordings of a family."""
-    shown = [recording for recording in scenes.shipped_examples() if recording.scene().family == family]
     return " ".join(
-        f'<a href="?run={recording.id}" aria-label="Watch: {escape(recording.scene().text)}">\u25b6</a>'
-        for recording in shown
+        f'<a href="?run={run}" aria-label="Watch: {escape(scene.text)}">\u25b6</a>'
+        for run, scene in _shipped()
+        if scene.family == family
     )
+
+
+@cache
+def _shipped() -> list[tuple[str, Scene]]:
+    """Every shipped recording's id and scene."""
+    return [(recording.id, recording.scene()) for recording in scenes.shipped_examples()]
 
 
 def published_tables() -> str:
     """What others published, marked as such."""
     content: dict[str, Any] = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
     return "".join(
-        f'<section class="bench"><h3>{escape(each["title"])} '
-        f'<span class="tag">published</span></h3>'
+        f'<section class="bench"><h2>{escape(each["title"])} '
+        f'<span class="tag">published</span></h2>'
         f'<p class="note">Source: <cite>{escape(each["source"])}</cite>. <span>{escape(each["note"])}</span></p>'
         + table(
             ["model", *each["columns"]],

@@ -16,9 +16,9 @@ from app.pilots import Pilot, problem_when_loaded
 from app.recording import Recorder, Recording, RecordingError, find
 from app.sessions import Busy, Hold, Sessions
 from app.timeline import timeline
-from app.views.layout import PAUSE, RESUME, Widgets, caption_of, changes, goal_line, layout
+from app.views.layout import EXAMPLE, PAUSE, RESUME, Widgets, caption_of, changes, goal_line, layout
 from app.views.screen import Screen, failure, status
-from app.views.widgets import FINE, HIDDEN, SIMULATOR_QUEUE, Updates, camera_picture
+from app.views.widgets import FINE, HIDDEN, SIMULATOR_QUEUE, Updates, camera_picture, player
 from sim.tasks import Variation
 from sim.twins import Scene
 from sim.worker import WorkerError
@@ -142,7 +142,7 @@ class Tab:
     def open(self, request: gr.Request) -> Updates:
         """What a page that was just opened shows: the rollout its link names, otherwise the first shipped one."""
         ui, linked = self._ui, str(request.query_params.get("run") or "")
-        shipped = self._replay(self._shipped[0], "Example, recorded earlier.") if self._shipped else {}
+        shipped = {ui.caption: caption_of(self._shipped[0], EXAMPLE, self._weights())} if self._shipped else {}
         if not linked:
             return shipped
         recording = find(linked, self._recordings, scenes.EXAMPLES)
@@ -166,7 +166,7 @@ class Tab:
 
     def pick_shipped(self, index: int) -> Updates:
         """Play one of the shipped rollouts."""
-        return self._replay(self._shipped[index], "Example, recorded earlier.", autoplay=True)
+        return self._replay(self._shipped[index], EXAMPLE, autoplay=True)
 
     def export(self, run: str) -> Path:
         """The dataset of the rollout that is replayed, as a file to download."""
@@ -243,6 +243,10 @@ class Tab:
         """Change the scene under the robot's nose."""
         self._sessions.steer(request.session_hash or "", "disturb", change or "")
 
+    def _weights(self) -> str | None:
+        """Fingerprint of the weights that drive, once they are loaded."""
+        return self._pilot.fingerprint if self._pilot.state == "ready" else None
+
     def _steerable(self, running: bool) -> Updates:
         ui = self._ui
         steering = (ui.stop, ui.step, ui.tell, ui.rethink, ui.disturb)
@@ -293,9 +297,9 @@ class Tab:
         """A recording in the lower half of the tab."""
         ui = self._ui
         return {
-            ui.video: gr.Video(recording.video, subtitles=recording.subtitles, autoplay=autoplay),
+            ui.video: player(ui.video, recording, autoplay),
             ui.timeline: timeline(recording, "video"),
-            ui.caption: caption_of(recording, lead, self._pilot.fingerprint),
+            ui.caption: caption_of(recording, lead, self._weights()),
             ui.save_video: gr.DownloadButton(value=recording.video, visible=True),
             ui.save_log: gr.DownloadButton(value=recording.log, visible=True),
             ui.export: gr.Button(visible=bool(stretches(recording))),

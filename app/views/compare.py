@@ -23,7 +23,7 @@ from app.timeline import timeline
 from app.views.compare_layout import SIDES, VOTES, Widgets, heading, layout
 from app.views.layout import caption_of
 from app.views.screen import Screen, failure, status, thoughts_hint
-from app.views.widgets import FINE, HIDDEN, SIMULATOR_QUEUE, Updates, camera_picture
+from app.views.widgets import FINE, HIDDEN, SIMULATOR_QUEUE, Updates, camera_picture, player
 from sim.worker import WorkerError
 
 log = logging.getLogger(__name__)
@@ -170,7 +170,7 @@ class Tab:
             if recording is None:
                 return {ui.status: failure("That recording is no longer here: only the newest are kept.")}
             updates |= {
-                ui.videos[side]: gr.Video(recording.video, subtitles=recording.subtitles, autoplay=True),
+                ui.videos[side]: player(ui.videos[side], recording, autoplay=True),
                 ui.timelines[side]: timeline(recording, f"video-{SIDES[side]}"),
                 ui.captions[side]: caption_of(recording, f"{name}.", self._by_name[name].pilot.fingerprint),
             }
@@ -276,8 +276,8 @@ def figures(result: Comparison) -> str:
         for i, arm in enumerate(result.arms)
     )
     first, second = result.discordant
-    columns = ("", "solved", "95 % interval", "median steps", "median seconds")
-    head = "".join(f"<th scope=col>{name}</th>" for name in columns)
+    columns = ("solved", "95 % interval", "median steps", "median seconds")
+    head = "<td></td>" + "".join(f"<th scope=col>{name}</th>" for name in columns)
     return (
         f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
         f'<p class="note">Only the first solved {first}, only the second {second} of {result.pairs} '
@@ -298,7 +298,7 @@ def row(pair: Pair) -> list[str]:
 def _plainly(event: Frame | Outcome) -> tuple[str, ...]:
     """Where an arm is, without its pace."""
     if isinstance(event, Frame):
-        return (f"Step {event.step}",)
+        return "Moving", f"Step {event.step}"
     return ("Success" if event.success else "Not solved", f"{event.steps} steps")
 
 

@@ -41,7 +41,7 @@ class Widgets:
     votes: dict[str, gr.Button]
     figures: gr.HTML
     pairs: gr.Dataset
-    videos: tuple[gr.Video, gr.Video]
+    videos: tuple[gr.HTML, gr.HTML]
     timelines: tuple[gr.HTML, gr.HTML]
     captions: tuple[gr.Markdown, gr.Markdown]
     played: gr.State
@@ -114,7 +114,7 @@ def layout(arms: Sequence[str], chosen: tuple[str, str]) -> Widgets:
     with gr.Row(elem_id="replays"):
         for side in SIDES:
             with gr.Column(min_width=300):
-                videos.append(gr.Video(show_label=False, interactive=False, buttons=[], elem_id=f"video-{side}"))
+                videos.append(gr.HTML(elem_id=f"video-{side}", elem_classes="arm-video", padding=False))
                 timelines.append(gr.HTML(padding=False))
                 captions.append(gr.Markdown())
     return Widgets(
@@ -144,4 +144,4 @@ def layout(arms: Sequence[str], chosen: tuple[str, str]) -> Widgets:
 
 def heading(text: str) -> str:
     """The title over one arm."""
-    return f"<h3>{escape(text)}</h3>"
+    return f"<h2>{escape(text)}</h2>"

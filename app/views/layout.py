@@ -9,16 +9,19 @@ import gradio as gr
 
 from app import scenes
 from app.events import Outcome
+from app.exporting import stretches
 from app.pilots import Pilot
 from app.recording import Recording
+from app.timeline import timeline
 from app.views.screen import status, thoughts_hint
-from app.views.widgets import picture_box
+from app.views.widgets import picture_box, player
 from app.waterfall import Waterfall
 from sim.disturb import disturbances
 from sim.twins import Scene
 
 PAUSE, RESUME = "Pause", "Resume"
 CHANGE = "Does it really look? Change the scene"
+EXAMPLE = "Example, recorded earlier."
 THOUGHTS_HINT = "What the model writes before it moves shows up here."
 
 
@@ -52,7 +55,7 @@ class Widgets:
     rethink: gr.Button
     change: gr.Dropdown
     disturb: gr.Button
-    video: gr.Video
+    video: gr.HTML
     timeline: gr.HTML
     caption: gr.Markdown
     save_video: gr.DownloadButton
@@ -73,7 +76,7 @@ def layout(pilot: Pilot, shipped: list[Recording]) -> Widgets:
         with gr.Column(scale=2, min_width=320):
             chosen = _controls(first, pilot)
     with gr.Row(elem_id="recording"):
-        recorded = _recording(shipped)
+        recorded = _recording(pilot, shipped)
     return Widgets(**seen, **chosen, **steered, **recorded)
 
 
@@ -90,7 +93,7 @@ def _view(shipped: list[Recording]) -> dict[str, Any]:
         )
         layer = gr.HTML(elem_id="camera-layer", elem_classes="layer", padding=False)
     line = gr.HTML(status("Press Run, or watch the example below"), elem_id="status", padding=False)
-    with gr.Accordion("Thoughts", open=True):
+    with gr.Accordion("Thoughts", open=True, elem_id="thinking"):
         thoughts = gr.HTML(thoughts_hint(THOUGHTS_HINT), elem_id="thoughts", padding=False)
     with gr.Accordion("Where the time goes", open=False, elem_id="latency"):
         times = gr.HTML(Waterfall().html(), elem_id="times", padding=False)
@@ -100,7 +103,7 @@ def _view(shipped: list[Recording]) -> dict[str, Any]:
 def _controls(first: Scene, pilot: Pilot) -> dict[str, Any]:
     """What to do, in which scene."""
     kind = first.family
-    words = gr.Textbox(first.text, label="Instruction", lines=1, max_lines=4, autofocus=True, elem_id="words")
+    words = gr.Textbox(first.text, label="Instruction", lines=1, max_lines=4, elem_id="words")
     with gr.Row(elem_id="go"):
         run = gr.Button("Run", variant="primary", elem_id="run", min_width=100)
         stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=90)
@@ -170,18 +173,23 @@ def _steering(first: Scene) -> dict[str, Any]:
     return {**steering, "change": change, "disturb": disturb}
 
 
-def _recording(shipped: list[Recording]) -> dict[str, Any]:
-    """A finished rollout, and others to choose from."""
+def _recording(pilot: Pilot, shipped: list[Recording]) -> dict[str, Any]:
+    """A finished rollout, the first shipped one to begin with, and others to choose from."""
+    first = shipped[0] if shipped else None
     with gr.Column(scale=3, min_width=320):
         with gr.Column(elem_id="playback"):
-            video = gr.Video(show_label=False, interactive=False, buttons=[], elem_id="video")
+            video = gr.HTML(elem_id="video", padding=False)
             gr.HTML(elem_id="video-layer", elem_classes="layer", padding=False)
-        line = gr.HTML(elem_id="timeline", padding=False)
+        line = gr.HTML(first and timeline(first, "video"), elem_id="timeline", padding=False)
     with gr.Column(scale=2, min_width=320):
-        caption = gr.Markdown(elem_id="caption")
-        save_video = gr.DownloadButton("Download video", visible=False, size="sm")
-        save_log = gr.DownloadButton("Download log (JSONL)", visible=False, size="sm")
-        export = gr.Button("Download as LeRobotDataset", visible=False, size="sm", elem_id="export")
+        weights = pilot.fingerprint if pilot.state == "ready" else None
+        caption = gr.Markdown(first and caption_of(first, EXAMPLE, weights), elem_id="caption")
+        here: dict[str, Any] = {"visible": first is not None, "size": "sm"}
+        save_video = gr.DownloadButton("Download video", first and first.video, **here)
+        save_log = gr.DownloadButton("Download log (JSONL)", first and first.log, **here)
+        export = gr.Button(
+            "Download as LeRobotDataset", visible=bool(first and stretches(first)), size="sm", elem_id="export"
+        )
         exported = gr.DownloadButton("The dataset", visible="hidden", elem_id="exported")
         gallery = gr.Dataset(
             components=["textbox"],
@@ -191,6 +199,9 @@ def _recording(shipped: list[Recording]) -> dict[str, Any]:
             visible=bool(shipped),
             elem_id="gallery",
         )
+    if first:
+        video.value = player(video, first)
+        video.keep_in_cache |= video.temp_files  # for visitors who come when everything else has been cleared away
     return {
         "video": video,
         "timeline": line,
@@ -199,7 +210,7 @@ def _recording(shipped: list[Recording]) -> dict[str, Any]:
         "save_log": save_log,
         "export": export,
         "exported": exported,
-        "replayed": gr.State(""),
+        "replayed": gr.State(first.id if first else ""),
         "gallery": gallery,
     }
 
@@ -224,11 +235,11 @@ def title(recording: Recording) -> str:
     return f"{sign} {recording.scene().text}{'' if recording.about()['think'] else ' (not thinking)'}"
 
 
-def caption_of(recording: Recording, lead: str, fingerprint: str) -> str:
-    """A few words beside the video; `fingerprint` is that of the weights that drive now."""
+def caption_of(recording: Recording, lead: str, fingerprint: str | None = None) -> str:
+    """A few words beside the video; `fingerprint` is that of the weights that drive now, None where that is unknown."""
     told = f"**{lead}** \u201c{plain(recording.scene().text)}\u201d\n\n{plain(recording.model())}"
     driven_by = recording.about().get("fingerprint", "")
-    if driven_by and driven_by != fingerprint:
+    if driven_by and fingerprint not in (None, driven_by):
         told += f"\n\nThe weights were others ({plain(driven_by)}) than those that drive now."
     return f"{told}\n\n[Link to this rollout](?run={recording.id})"
 

@@ -62,7 +62,7 @@ class Screen:
             case ThoughtStarted(step=step):
                 self._log.append(Entry(step))
                 self._writing = True
-                self.status = status(self._progress(step), "thinking")
+                self.status = status("Thinking", self._progress(step))
             case ThoughtToken(text=text, gate=gate):
                 self._log[-1].words.append((text, gate))
             case ThoughtDone(text=text):
@@ -75,7 +75,7 @@ class Screen:
                 self.status = status(*self._pace(step), self._plan)
             case Steered(order="pause" | "step" | "resume" as order, step=step):
                 self._paused, self._since = order != "resume", (step, time.monotonic())
-                self.status = status("Paused" if self._paused else self._progress(step), f"before step {step + 1}")
+                self.status = status("Paused" if self._paused else "Moving", f"before step {step + 1}")
             case Steered(order=order, step=step, text=text, problem=problem) if text:
                 note = f"{ORDERS[order]}, refused" if problem else ORDERS[order]
                 self._log.append(Entry(step, [(problem or text, None)], note))
@@ -105,21 +105,22 @@ class Screen:
         lines = [
             f'<p><span class="when">step {entry.step}</span>'
             + (f'<span class="order">{escape(entry.order)}:</span> ' if entry.order else "")
-            + f'<span class="{"writing" if self._writing and entry is last else ""}">{_words(entry)}</span></p>'
+            + f'<span class="{"writing" if self._writing and entry is last else ""}">{_words(entry)}</span>'
+            + f"{_share(entry)}</p>"
             for entry in self._log
         ]
         gated = any(gate is not None for entry in self._log for _, gate in entry.words)
-        return f'<div class="thoughts" role="log">{"".join(lines)}{GATE_LEGEND if gated else ""}</div>'
+        return _scrolling("".join(lines), busy=self._writing) + (GATE_LEGEND if gated else "")
 
     def _pace(self, step: int) -> tuple[str, ...]:
         """Headline and details after a control step; the rate leaves out what went before a pause."""
         simulated = f"{step / CONTROL_HZ:.1f} s simulated"
         if self._paused:
-            return "Paused", simulated
+            return "Paused", self._progress(step), simulated
         first, since = self._since
         rate = (step - first) / max(time.monotonic() - since, 1e-3)
         pace = f"{rate:.1f} steps/s ({rate / CONTROL_HZ:.1f}\u00d7 real time)" if self._paced else ""
-        return self._progress(step), simulated, pace
+        return "Moving", self._progress(step), simulated, pace
 
     def _progress(self, step: int) -> str:
         return f"Step {step} of {self._limit}"
@@ -141,15 +142,29 @@ def _words(entry: Entry) -> str:
     )
 
 
+def _share(entry: Entry) -> str:
+    """The action expert's share in all the words, for those who do not see the strip."""
+    gates = [gate for _, gate in entry.words if gate is not None]
+    return f' <span class="heard">action expert {sum(gates) / len(gates):.0%}</span>' if gates else ""
+
+
 def thoughts_hint(text: str) -> str:
     """The empty thoughts panel."""
-    return f'<div class="thoughts"><p class="hint">{escape(text)}</p></div>'
+    return _scrolling(f'<p class="hint">{escape(text)}</p>')
+
+
+def _scrolling(log: str, busy: bool = False) -> str:
+    """A panel whose height does not depend on how much is in it; while `busy` a screen reader waits for the rest."""
+    return (
+        f'<div class="thoughts" tabindex="0"><div role="log" aria-label="Thoughts" aria-busy="{str(busy).lower()}">'
+        f"{log}</div></div>"
+    )
 
 
 def status(headline: str, *details: str) -> str:
-    """The line under the camera while something goes on."""
+    """The line under the camera while something goes on; screen readers are told the headline when it changes."""
     rest = "".join(f"<span>{escape(detail)}</span>" for detail in details if detail)
-    return f'<div class="status" role="status"><b>{escape(headline)}</b>{rest}</div>'
+    return f'<div class="status"><b role="status">{escape(headline)}</b>{rest}</div>'
 
 
 def verdict(outcome: Outcome) -> str:
@@ -168,7 +183,7 @@ def verdict(outcome: Outcome) -> str:
         )
     )
     rule = f"<p>Success means: {escape(outcome.rule)}.</p>"
-    return f'<div class="status outcome {kind}" role="status"><b>{headline}</b>{details}{rule}</div>'
+    return f'<div class="status outcome {kind}"><b role="status">{headline}</b>{details}{rule}</div>'
 
 
 def failure(message: str) -> str:

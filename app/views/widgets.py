@@ -7,9 +7,12 @@ import hashlib
 import secrets
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import gradio as gr
 from gradio.utils import get_upload_folder
+
+from app.recording import Recording
 
 HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """For events that are no endpoint and too quick for a progress bar."""
@@ -48,3 +51,18 @@ def camera_picture(jpeg: bytes) -> str:
         draft.write_bytes(jpeg)
         draft.replace(file)
     return str(file)
+
+
+def player(box: gr.HTML, recording: Recording, autoplay: bool = False) -> str:
+    """A recorded rollout in the browser's own player, which keyboards and screen readers know, to be shown in `box`.
+
+    Gradio's brings a third more of its scripts to the page, for streams that we have none of.
+    """
+    video, subtitles = (
+        f"gradio_api/file={quote(box.move_resource_to_block_cache(file) or '')}"
+        for file in (recording.video, recording.subtitles)
+    )
+    return (
+        f'<video src="{video}" controls muted playsinline preload="auto"{" autoplay" if autoplay else ""} '
+        f'aria-label="Video of the rollout"><track src="{subtitles}" kind="captions" srclang="en" default></video>'
+    )
