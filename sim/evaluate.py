@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from sim.interface import Action, Observation, Policy, StepResult
 from sim.suite import Suite, Task
-from sim.twins import Scene
+from sim.twins import Scene, TwinScene
 from sim.worker import SimWorker, WorkerError, WorkerPool, WorkerStartError
 
 T = TypeVar("T")
@@ -309,10 +309,10 @@ def play(
     observation = worker.reset(scene, render)
     frames = [worker.last_jpeg] if render else []
     began = time.perf_counter()
-    then = getattr(scene, "then", None)
+    reworded = scene.reworded if isinstance(scene, TwinScene) else None
     while True:
-        if then is not None and observation.step == then[0]:
-            policy.reset(then[1], scene.seed)
+        if reworded is not None and observation.step == reworded[0]:
+            policy.reset(reworded[1], scene.seed)
         action = policy.act(observation)
         render = record or _needs_image(policy)
         result: StepResult = worker.step(action, render)

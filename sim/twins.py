@@ -27,7 +27,7 @@ class Twin:
     rule: str
     episodes: int
     step_limit: int
-    then: tuple[int, str] | None = None
+    reworded: tuple[int, str] | None = None
     """A step at which the instruction changes, and the new one."""
 
 
@@ -37,8 +37,8 @@ def _put(instruction: str, source: str, target: str, gap: int = 2, presses: bool
     return Twin("widowx", instruction, rule, episodes=24, step_limit=120)
 
 
-def _google(instruction: str, rule: str, episodes: int, steps: int, then: tuple[int, str] | None = None) -> Twin:
-    return Twin("google_robot", instruction, rule, episodes, steps, then)
+def _google(instruction: str, rule: str, episodes: int, steps: int, reworded: tuple[int, str] | None = None) -> Twin:
+    return Twin("google_robot", instruction, rule, episodes, steps, reworded)
 
 
 def _drawer(verb: str, name: str, rule: str) -> Twin:
@@ -75,7 +75,7 @@ TWINS: dict[str, Twin] = {
         "from step 100 on, the apple has touched the floor of the top drawer, which is open by 5 cm or more",
         episodes=27,
         steps=200,
-        then=(100, "place apple into top drawer"),
+        reworded=(100, "place apple into top drawer"),
     ),
 }
 """By name. `baby_tool_on_plate` and `fruit_not_drink_on_plate` are tasks 79 and 80 of SimplerEnv-Instruct. 120 steps
@@ -117,9 +117,9 @@ class TwinScene(BaseModel):
         return self.official.instruction.format(**self._names)
 
     @property
-    def then(self) -> tuple[int, str] | None:
+    def reworded(self) -> tuple[int, str] | None:
         """A step at which the instruction changes, and the new one; none when the words are not the official ones."""
-        return self.official.then if self.instruction is None else None
+        return self.official.reworded if self.instruction is None else None
 
     @property
     def vary(self) -> frozenset[str]:

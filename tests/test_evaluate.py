@@ -12,6 +12,7 @@ import pytest
 from sim.evaluate import EpisodeResult, Report, evaluate, summarise, wilson
 from sim.interface import Action, Observation
 from sim.suite import EVALUATION_SEEDS, Seeds, Suite, TaskSpec
+from sim.tasks import Goal
 from sim.worker import WorkerStartError
 from tests import fake_world
 
@@ -127,6 +128,21 @@ def test_the_expert_needs_no_policy_and_no_images() -> None:
     )
     assert report.tasks[0].successes == 4
     assert set(frames.values()) == {0}
+
+
+def test_a_request_of_two_steps_is_one_episode_of_one_instruction() -> None:
+    put, pick = Goal(kind="put_on", source="carrot", target="blue_plate"), Goal(kind="pick", source="lemon")
+    both = TaskSpec(name="both", goal=put, then=pick, seeds=Seeds(count=2), step_limit=20)
+    told: list[str] = []
+
+    class Listener(NoisyPolicy):
+        def reset(self, instruction: str, seed: int = 0) -> None:
+            told.append(instruction)
+            super().reset("drawer", seed)
+
+    suite = Suite(name="steps", success="last", tasks=(both,))
+    report = evaluate(suite, Listener, "m", workers=1, world=fake_world.PATH, progress=False, image_size=SIZE)
+    assert report.errors == 0 and told == ["put the carrot on the blue plate, then pick up the lemon"] * 2
 
 
 def test_recording_renders_every_step_for_videos() -> None:

@@ -53,7 +53,8 @@ def test_the_arms_curves_and_their_scale_come_from_the_actions(tmp_path: Path) -
 def test_every_curve_says_in_words_what_it_shows(tmp_path: Path) -> None:
     html = drawn(tmp_path)
     told = re.findall(r'<svg [^>]*role="img" aria-label="([^"]*)"', html)
-    assert len(told) == html.count("<svg") == 4 and told[:2] == ["At most 2.0 cm in a step.", "At most 6\u00b0 in a step."]
+    assert len(told) == html.count("<svg") == 4
+    assert told[:2] == ["At most 2.0 cm in a step.", "At most 6\u00b0 in a step."]
     assert re.fullmatch(r"Open from [\d.]+ s\. Closed from [\d.]+ s\.", told[2])
     assert re.fullmatch(r"Does not hold from [\d.]+ s\. Holds from [\d.]+ s\.", told[3])
 
