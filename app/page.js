@@ -47,6 +47,9 @@
     for (const timeline of document.querySelectorAll(".timeline"))
       if (videoOf(timeline) === event.target) show(timeline, event.target.currentTime);
   };
+  // What is to play by itself is shown: browsers start no video that is out of sight.
+  document.addEventListener("loadstart", ({ target }) => target.autoplay && target.scrollIntoView({ block: "nearest" }), true);
+
   for (const kind of ["timeupdate", "seeking", "loadeddata"]) document.addEventListener(kind, follow, true);
 
   document.addEventListener("click", (event) => {

@@ -19,9 +19,11 @@ from app.sessions import Sessions
 from tests.test_page_browser import CHROMIUM, SWITCHES
 from tests.test_sessions import FakePool
 
-WATCH = """([gallery, index]) => new Promise((resolve) => {
+WATCH = """([gallery, index]) => new Promise((resolve, reject) => {
   const video = () => document.querySelector("#video video"), before = video().currentSrc, start = performance.now();
+  video().scrollIntoView();  // browsers start no muted video out of sight
   document.querySelectorAll(gallery)[index].click();
+  setTimeout(() => reject(Error("the video has not begun to play in 30 s")), 30_000);
   const look = () => {
     const shown = video();
     const plays = shown && shown.currentSrc !== before && shown.readyState >= 2 && !shown.paused;

@@ -166,6 +166,15 @@ def test_nothing_jumps(page: Page) -> None:
     assert shifted(page) < MOST_SHIFT, "while an answer streams"
 
 
+def test_a_chosen_recording_comes_into_view_and_plays(page: Page) -> None:
+    page.locator("#gallery button").nth(2).click()
+    page.wait_for_function("() => { const it = document.querySelector('#video video'); return it?.currentTime > 0; }")
+    box = page.locator("#video video").bounding_box()
+    size = page.viewport_size
+    assert box is not None and size is not None
+    assert box["y"] >= 0 and box["y"] + box["height"] <= size["height"] + 1
+
+
 FOCUS = """() => {
   const at = document.activeElement, {outlineStyle, outlineWidth} = getComputedStyle(at);
   return [at.closest("[id]")?.id ?? "", at.outerHTML.slice(0, 120), outlineStyle !== "none" && outlineWidth >= "2px"];
