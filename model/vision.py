@@ -122,8 +122,8 @@ class Connector(nn.Module):
         return self.fc2(F.gelu(self.fc1(self.norm(folded))))
 
 
-def preprocess(image: Tensor | NDArray[np.uint8] | Image, config: VisionConfig) -> Tensor:
-    """Squash uint8 RGB (..., H, W, 3) to ImageNet-normalised float32 (..., 3, height, width); leading axes are kept.
+def shrink(image: Tensor | NDArray[np.uint8] | Image, config: VisionConfig) -> Tensor:
+    """Squash uint8 RGB (..., H, W, 3) to uint8 (..., height, width, 3); leading axes are kept.
 
     The aspect ratio is ignored (reference 2.1). Bicubic with antialiasing, so one scene rendered at different
     resolutions gives nearly the same pixels. Raises `ValueError` for anything but uint8 RGB.
@@ -135,15 +135,27 @@ def preprocess(image: Tensor | NDArray[np.uint8] | Image, config: VisionConfig) 
             "convert the picture with PIL's convert('RGB') first"
         )
     size = (config.height, config.width)
+    if pixels.shape[-3:-1] == size:
+        return pixels
     leading, frame = pixels.shape[:-3], pixels.shape[-3:]
     flat = pixels.reshape(-1, *frame).permute(0, 3, 1, 2)
-    if flat.shape[-2:] != size:
-        # PyTorch's uint8 kernel exists on the CPU alone and is many times faster there than the float one.
-        flat = flat if flat.device.type == "cpu" else flat.float()
-        flat = F.interpolate(flat, size=size, mode="bicubic", antialias=True).clamp(0, 255)
-    mean = torch.tensor(IMAGENET_MEAN, device=flat.device).view(3, 1, 1) * 255
-    std = torch.tensor(IMAGENET_STD, device=flat.device).view(3, 1, 1) * 255
-    return ((flat.float() - mean) / std).reshape(*leading, 3, *size)
+    # PyTorch's uint8 kernel exists on the CPU alone and is many times faster there than the float one.
+    flat = flat if flat.device.type == "cpu" else flat.float()
+    flat = F.interpolate(flat, size=size, mode="bicubic", antialias=True).clamp(0, 255)
+    flat = flat if flat.dtype == torch.uint8 else flat.round().to(torch.uint8)
+    return flat.permute(0, 2, 3, 1).reshape(*leading, *size, 3)
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """uint8 RGB (..., H, W, 3) to float32 (..., 3, H, W) with ImageNet's mean and spread."""
+    mean = torch.tensor(IMAGENET_MEAN, device=pixels.device).view(3, 1, 1) * 255
+    std = torch.tensor(IMAGENET_STD, device=pixels.device).view(3, 1, 1) * 255
+    return (pixels.movedim(-1, -3).contiguous().float() - mean) / std
+
+
+def preprocess(image: Tensor | NDArray[np.uint8] | Image, config: VisionConfig) -> Tensor:
+    """What the vision tower reads: a picture (..., H, W, 3) shrunk and normalised, (..., 3, height, width)."""
+    return normalise(shrink(image, config))
 
 
 def load_dinov2(model: DinoV2, source: Path | Mapping[str, Tensor]) -> None:

@@ -85,11 +85,23 @@ def test_batches_follow_from_the_step_alone(data: EpisodeDataset, model: Instruc
     assert not torch.equal(first.actions, batches(data, model)(6).actions)
 
 
+def test_pictures_in_memory_make_the_same_batches(data: EpisodeDataset, model: InstructVLA) -> None:
+    told = data, Prompter(byte_tokenizer(), TINY), model, data.statistics()
+    kept = stage1.ResidentData(*told, seed=0)
+    for step in (0, 5):
+        plain = vars(batches(data, model)(step))
+        for name, part in vars(kept(step)).items():
+            if name == "prompts":
+                torch.testing.assert_close(part.ids, plain[name].ids)
+            elif part is not None:
+                torch.testing.assert_close(part, plain[name], msg=name)
+
+
 def test_actions_after_a_random_push_do_not_count(data: EpisodeDataset, model: InstructVLA) -> None:
     row = next(row for row in data if row.perturbed.any())
     index = next(i for i, other in enumerate(data) if other is row)
-    valid = batches(data, model)._observation(row, index, 2)[3]
-    assert valid.tolist() == [True, True, True] + [False] * (TINY.action.chunk - 3)
+    _, _, _, valid, _ = batches(data, model).observations([(index, 2)])
+    assert valid[0].tolist() == [True, True, True] + [False] * (TINY.action.chunk - 3)
 
 
 def test_frozen_language_gives_the_same_losses_from_remembered_latents(
@@ -103,7 +115,7 @@ def test_frozen_language_gives_the_same_losses_from_remembered_latents(
     assert all(p.grad is None for name, p in model.named_parameters() if not name.startswith("action_expert."))
     row, random = data[0], np.random.default_rng([0, 0])
     with torch.no_grad():
-        view = model.eval().encode(source._pixels(0, 0)[None])
+        view = model.eval().encode(source.pixels([(0, 0)]))
         _, latents = model.language(collate([source._prompt(row, 0, random)]), view)
     torch.testing.assert_close(source.latents[0][0].float(), latents[0], atol=0.05, rtol=0.05)
 

@@ -52,9 +52,9 @@ class Crash(Exception):
     pass
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_resuming_makes_the_same_steps(tmp_path: Path, workers: int) -> None:
-    whole = run(tmp_path / "whole", 23, workers=workers)
+@pytest.mark.parametrize("ahead", [{}, {"workers": 2}, {"processes": 2}])
+def test_resuming_makes_the_same_steps(tmp_path: Path, ahead: dict[str, int]) -> None:
+    whole = run(tmp_path / "whole", 23, **ahead)
 
     crashing, calls = toy(), 0
 

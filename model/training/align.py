@@ -26,7 +26,7 @@ from model.language import load_llama
 from model.precision import fast_dtype
 from model.prompts import Batch, Prompter, PromptIds, collate, load_tokenizer, share_picture
 from model.training.answering import photo_scores, request_scores, scene_scores
-from model.training.trainer import Group, TrainingConfig, train
+from model.training.trainer import Group, TrainingConfig, spare_processes, train
 from model.training.words import labelled_photos, labelled_scenes, teach
 from model.vision import load_dinov2, preprocess
 
@@ -149,7 +149,8 @@ def run(
 
     config = TrainingConfig(
         folder=out, steps=steps, seed=seed, warmup=15, schedule="cosine", minutes=minutes, evaluate_every=400,
-        save_every=40, best=("exact match", "max"), workers=1,
+        save_every=40 if model.device.type == "cpu" else 400, best=("exact match", "max"), workers=1,
+        processes=spare_processes(),
     )  # fmt: skip
     known = sources(scenes["train"], catalog, pictures.get("train"), TURNS)
     mix = Mix(known, {name: SHARES[name] for name in known}, seed)

@@ -12,7 +12,7 @@ cost.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,8 +29,16 @@ from model.data.statistics import ActionStatistics
 from model.instructvla import InstructVLA
 from model.policy import EXECUTE, REFRESH
 from model.prompts import Batch, Prompter, PromptIds, collate
-from model.training.trainer import Group, ShuffledOrder, TrainingConfig, join_processes, train
-from model.vision import preprocess
+from model.training.trainer import (
+    Group,
+    ShuffledOrder,
+    TrainingConfig,
+    in_processes,
+    join_processes,
+    spare_processes,
+    train,
+)
+from model.vision import normalise, shrink
 
 THINK_SHARE, MOTION_SHARE = 0.5, 0.1
 """Of the sequences: reply then act, language motion then act; the rest acts directly."""
@@ -40,6 +48,10 @@ RENEWAL = -(-REFRESH // EXECUTE) * EXECUTE
 """Control steps after which the policy really reads new latents: at the first plan that finds them old enough."""
 SEQUENCES, FRAMES, DRAWS = 3, 7, 4
 """Per step: decoder sequences, pictures per sequence, noise samples per picture."""
+GPU_SEQUENCES, GPU_FRAMES = 32, 12
+"""Per step on a GPU, which holds every picture (`ResidentData`)."""
+Moment = tuple[int, int]
+"""An episode and one of its steps."""
 Ablation = Literal["film", "second-look", "language-motion"]
 """What a run can do without, to see what it is worth (paper section 5.3)."""
 PLACE_WEIGHTS = {"patch": 0.2, "point": 20.0, "place": 20.0}
@@ -90,17 +102,25 @@ class ActionData:
         starts = [tuple(self.steps[i]) for i in self.order(step)]
         return self.batch([(e, 0 if random.random() < FIRST_SHARE else t) for e, t in starts], random)
 
-    def batch(self, starts: list[tuple[int, int]], random: np.random.Generator) -> ActionBatch:
-        """A batch whose sequences start at the given (episode, step)."""
-        prompts, first, rest = [], [], []
+    def batch(self, starts: list[Moment], random: np.random.Generator) -> ActionBatch:
+        """A batch whose sequences start at the given moments."""
+        prompts: list[PromptIds] = []
+        later: list[Moment] = []
         for episode, start in starts:
             row = self.episodes[episode]
             prompts.append(self._prompt(row, start, random))
-            first.append(self._pixels(episode, start))
-            later = start + random.integers(0, min(REFRESH, len(row) - start), self.frames)
-            rest += [self._observation(row, episode, int(t)) for t in later]
-        columns = [torch.stack(column) for column in zip(*rest, strict=True)]
-        return ActionBatch(collate(prompts), torch.stack(first), None, *columns)
+            steps = start + random.integers(0, min(REFRESH, len(row) - start), self.frames)
+            later += [(episode, int(step)) for step in steps]
+        return ActionBatch(collate(prompts), self.pixels(starts), None, *self.observations(later))
+
+    def pixels(self, moments: Sequence[Moment]) -> Tensor:
+        """Normalised pictures (B, 3, H, W)."""
+        return normalise(torch.stack([self._shown(*moment) for moment in moments]))
+
+    def observations(self, moments: Sequence[Moment]) -> tuple[Tensor, ...]:
+        """Pixels, proprioception (B, 8), action chunks (B, T, 7), which of them count (B, T), and places (B, 2, 5)."""
+        columns = zip(*(self._told(*moment) for moment in moments), strict=True)
+        return self.pixels(moments), *map(torch.stack, columns)
 
     def _prompt(self, row: EpisodeRow, step: int, random: np.random.Generator) -> PromptIds:
         draw = random.random()
@@ -110,22 +130,68 @@ class ActionData:
             return self.prompter.motion_example(row.instruction, row.language_motion[step])
         return self.prompter.act_example(row.instruction)
 
-    def _pixels(self, episode: int, step: int) -> Tensor:
-        return preprocess(self.episodes.frame(episode, step), self.config.vision)
+    def _shown(self, episode: int, step: int) -> Tensor:
+        return shrink(self.episodes.frame(episode, step), self.config.vision)
 
-    def _observation(self, row: EpisodeRow, episode: int, step: int) -> tuple[Tensor, ...]:
-        chunk = self.config.action.chunk
+    def _told(self, episode: int, step: int) -> tuple[Tensor, ...]:
+        row, chunk = self.episodes[episode], self.config.action.chunk
         actions = self.statistics.normalise(torch.from_numpy(row.chunk(step, chunk)))
         noisy = row.perturbed[step : step + chunk]
         # What follows a random push is the expert's answer to that push, which no plan made here could foresee.
         foreseeable = int(np.argmax(noisy)) + 1 if noisy.any() else chunk
         return (
-            self._pixels(episode, step),
             torch.from_numpy(row.proprio[step]),
             actions,
             torch.arange(chunk) < foreseeable,
             torch.from_numpy(row.keypoints[step]).view(2, 5),
         )
+
+
+class ResidentData(ActionData):
+    """The same from memory: every picture is decoded once, and lies on the model's device from then on."""
+
+    def __init__(
+        self,
+        episodes: EpisodeDataset,
+        prompter: Prompter,
+        model: InstructVLA,
+        statistics: ActionStatistics,
+        seed: int,
+        sequences: int = SEQUENCES,
+        frames: int = FRAMES,
+        motion_share: float = MOTION_SHARE,
+    ) -> None:
+        super().__init__(episodes, prompter, model, statistics, seed, sequences, frames, motion_share)
+        lengths = [len(row) for row in episodes]
+        self._first = np.cumsum([0, *lengths])
+        vision = self.config.vision
+        shape = (len(self.steps), vision.height, vision.width, 3)
+        self._pictures = torch.empty(shape, dtype=torch.uint8, device=model.device)
+        told: list[tuple[Tensor, ...]] = []
+        whole = in_processes(self._whole, range(len(episodes)), spare_processes())
+        for index, (pictures, *columns) in enumerate(tqdm(whole, total=len(episodes), unit="episode")):
+            self._pictures[self._first[index] : self._first[index + 1]] = pictures
+            told.append(tuple(columns))
+        self._columns = [torch.cat(column).to(model.device) for column in zip(*told, strict=True)]
+
+    def pixels(self, moments: Sequence[Moment]) -> Tensor:
+        """See `ActionData.pixels`."""
+        return normalise(self._pictures[self._places(moments)])
+
+    def observations(self, moments: Sequence[Moment]) -> tuple[Tensor, ...]:
+        """See `ActionData.observations`."""
+        places = self._places(moments)
+        return normalise(self._pictures[places]), *(column[places] for column in self._columns)
+
+    def _places(self, moments: Sequence[Moment]) -> Tensor:
+        places = [int(self._first[episode]) + step for episode, step in moments]
+        return torch.tensor(places, device=self._pictures.device)
+
+    def _whole(self, episode: int) -> tuple[Tensor, ...]:
+        """Every picture and everything told of an episode."""
+        steps = range(len(self.episodes[episode]))
+        columns = zip(*(self._told(episode, step) for step in steps), strict=True)
+        return torch.stack([self._shown(episode, step) for step in steps]), *map(torch.stack, columns)
 
 
 class FrozenLanguageData(ActionData):
@@ -148,8 +214,7 @@ class FrozenLanguageData(ActionData):
         """The batch of one training step."""
         chosen = [tuple(self.steps[i]) for i in self.order(step)]
         known = [self.latents[episode][t // RENEWAL] for episode, t in chosen]
-        rows = [self._observation(self.episodes[episode], episode, t) for episode, t in chosen]
-        return ActionBatch(None, None, torch.stack(known).float(), *map(torch.stack, zip(*rows, strict=True)))
+        return ActionBatch(None, None, torch.stack(known).float(), *self.observations(chosen))
 
     @torch.no_grad()
     def _remember(self, model: InstructVLA) -> dict[int, Tensor]:
@@ -165,7 +230,7 @@ class FrozenLanguageData(ActionData):
             row, random = self.episodes[index], np.random.default_rng([self.seed, index])
             steps = range(0, len(row), RENEWAL)
             prompts = collate([self._prompt(row, step, random) for step in steps]).to(model.device)
-            pixels = torch.stack([self._pixels(index, step) for step in steps]).to(model.device)
+            pixels = self.pixels([(index, step) for step in steps]).to(model.device)
             with torch.autocast(model.device.type, torch.bfloat16, enabled=model.autocast):
                 own[index] = model.language(prompts, model.encode(pixels))[1].cpu().bfloat16()
         shares: list[dict[int, Tensor] | None] = [own] * world
@@ -270,14 +335,20 @@ def run(
     episodes = EpisodeDataset(data, split="train")
     model, prompter, statistics = begin(aligned, episodes, without)
     model.to(device)
-    source = FrozenLanguageData if freeze_language else ActionData
     motion_share = 0.0 if without == "language-motion" else MOTION_SHARE
-    batches = source(episodes, prompter, model, statistics, seed, motion_share=motion_share)
+    told = episodes, prompter, model, statistics, seed
+    batches: ActionData
+    if freeze_language:
+        batches = FrozenLanguageData(*told, motion_share=motion_share)
+    elif device == "cuda":
+        batches = ResidentData(*told, GPU_SEQUENCES, GPU_FRAMES, motion_share)
+    else:
+        batches = ActionData(*told, motion_share=motion_share)
     tests = ActionData(EpisodeDataset(data, split="held_out"), prompter, model, statistics, seed)
     parameters = groups(model, freeze_language)
     config = TrainingConfig(
-        folder=out, steps=steps, seed=seed, warmup=100, schedule="cosine", minutes=minutes, evaluate_every=400,
-        save_every=200, workers=1,
+        folder=out, steps=steps, seed=seed, warmup=100, schedule="cosine", minutes=minutes,
+        evaluate_every=400 if device == "cpu" else 1000, save_every=200 if device == "cpu" else 1000, workers=1,
     )  # fmt: skip
     train(
         model,

@@ -43,7 +43,7 @@ from model.training.latents import RequestBatch, RequestData, Teacher
 from model.training.latents import losses as request_losses
 from model.training.recipe import RECIPE, Recipe
 from model.training.stage1 import ActionBatch, ActionData
-from model.training.trainer import Group, TrainingConfig, train
+from model.training.trainer import Group, TrainingConfig, spare_processes, train
 
 ANNOTATIONS = "annotations.json"
 """The file beside the episodes that `collect --annotate` writes."""
@@ -363,7 +363,8 @@ def run(
     chosen = groups(model, settings.learning_rate, head=settings.gates == "learned")
     config = TrainingConfig(
         folder=out, steps=steps, seed=seed, warmup=10, schedule="cosine", minutes=minutes, evaluate_every=250,
-        save_every=25, workers=1, best=("replies", "max"),
+        save_every=25 if model.device.type == "cpu" else 250, workers=1, best=("replies", "max"),
+        processes=spare_processes(),
     )  # fmt: skip
     train(
         model,
