@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from model import checkpoints
 from model.data.photos import PhotoSet
 from model.data.scenes import SceneDataset
 from model.data.things import load_catalog
 from model.engine import NANO
+from model.instructvla import InstructVLA
+from model.prompts import Prompter
 from model.training.answering import gate_means, photo_scores, scene_scores
 
 
 def quizzed(model: str, photos: Path | None, scenes: Path | None, limit: int) -> dict[str, float]:
     """Scores by name: those of photographs, then those of scenes as "scene ...", then the gates of two experts."""
     loaded = checkpoints.load(NANO if model == "nano" else Path(model))
-    network, prompter = loaded.model.eval(), loaded.prompter
+    network, prompter = loaded.model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), loaded.prompter
+    with torch.autocast(network.device.type, torch.bfloat16, enabled=network.autocast):
+        return _asked(network, prompter, photos, scenes, limit)
+
+
+def _asked(
+    network: InstructVLA, prompter: Prompter, photos: Path | None, scenes: Path | None, limit: int
+) -> dict[str, float]:
     scores = photo_scores(network, prompter, PhotoSet(photos, "test"), limit) if photos is not None else {}
     if scenes is None:
         return scores

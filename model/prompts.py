@@ -94,7 +94,16 @@ def share_picture(prompts: Sequence[PromptIds]) -> PromptIds:
     shared = int(prompts[0].image_positions.nonzero()[-1]) + 1
     if any(not torch.equal(prompt.ids[:shared], prompts[0].ids[:shared]) for prompt in prompts):
         raise ValueError("Only sequences that begin with the same words and one picture can share it.")
+    return _branching(prompts, shared)
 
+
+def share_question(examples: Sequence[PromptIds]) -> PromptIds:
+    """The same for answers to one question, which is paid for once too, all but its last token: each goes on there."""
+    asked = min(int((example.labels != IGNORE).nonzero()[0]) for example in examples)
+    return _branching(examples, asked - 1)
+
+
+def _branching(prompts: Sequence[PromptIds], shared: int) -> PromptIds:
     def joined(name: str) -> Tensor:
         own = [getattr(prompt, name) for prompt in prompts]
         return torch.cat([own[0][:shared], *(part[shared:] for part in own)])

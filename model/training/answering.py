@@ -18,7 +18,7 @@ from model.data.splits import Split
 from model.data.things import Catalog, catalog_of
 from model.instructvla import InstructVLA
 from model.language import IGNORE
-from model.prompts import Prompter, PromptIds, collate, share_picture
+from model.prompts import Prompter, PromptIds, collate, share_picture, share_question
 from model.vision import preprocess
 
 
@@ -33,7 +33,7 @@ def exact(model: InstructVLA, prompter: Prompter, pixels: Tensor, turns: Sequenc
 
 def _right(model: InstructVLA, pixels: Tensor, examples: Sequence[PromptIds]) -> list[bool]:
     """Of which training sequences about one picture every labelled token is the most likely one."""
-    logits, targets, owner = _teacher_forced(model, pixels, examples)
+    logits, targets, owner = _teacher_forced(model, pixels, share_picture(examples))
     missed = set(owner[logits.argmax(-1) != targets].tolist())
     return [index not in missed for index in range(len(examples))]
 
@@ -41,7 +41,7 @@ def _right(model: InstructVLA, pixels: Tensor, examples: Sequence[PromptIds]) ->
 def best_answer(model: InstructVLA, prompter: Prompter, pixels: Tensor, question: str, answers: Sequence[str]) -> str:
     """Which of some answers the model finds most likely, by the mean log-probability of its tokens."""
     examples = [prompter.conversation([(question, answer)]) for answer in answers]
-    logits, targets, owner = _teacher_forced(model, pixels, examples)
+    logits, targets, owner = _teacher_forced(model, pixels, share_question(examples))
     likely = torch.log_softmax(logits.float(), -1).gather(-1, targets[:, None])[:, 0]
     total = torch.zeros(len(answers), device=likely.device).index_add(0, owner, likely)
     return answers[int((total / owner.bincount(minlength=len(answers))).argmax())]
@@ -154,10 +154,10 @@ def _words_alone(example: PromptIds) -> PromptIds:
 
 @torch.no_grad()
 def _teacher_forced(
-    model: InstructVLA, pixels: Tensor, examples: Sequence[PromptIds]
+    model: InstructVLA, pixels: Tensor, examples: PromptIds
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of all N labelled tokens: logits (N, V), targets (N,) and which example each belongs to (N,)."""
-    text = collate([share_picture(examples)]).to(model.device)
+    """Of all N labelled tokens of packed examples: logits (N, V), targets (N,) and whose they are (N,)."""
+    text = collate([examples]).to(model.device)
     view = model.encode(pixels[None].to(model.device))
     hidden, _ = model.decoder(model.embed(text.ids, text.image_positions, view.tokens), branch=text.branch)
     targets = text.labels[:, 1:]

@@ -361,9 +361,10 @@ def run(
         )  # fmt: skip
         warm_up(model, _for_gates(plain, GATE_BATCHES))
     chosen = groups(model, settings.learning_rate, head=settings.gates == "learned")
+    often = model.device.type == "cpu"  # a GPU makes ten steps while a CPU makes one
     config = TrainingConfig(
-        folder=out, steps=steps, seed=seed, warmup=10, schedule="cosine", minutes=minutes, evaluate_every=250,
-        save_every=25 if model.device.type == "cpu" else 250, workers=1, best=("replies", "max"),
+        folder=out, steps=steps, seed=seed, warmup=10, schedule="cosine", minutes=minutes,
+        evaluate_every=250 if often else 500, save_every=25 if often else 500, workers=1, best=("replies", "max"),
         processes=spare_processes(),
     )  # fmt: skip
     train(
