@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 from model.data.splits import pair_split
-from model.data.wording import lists, needs_of, sentences
+from model.data.wording import further_needs, lists, needs_of, sentences
 from sim import objects
 from sim.evaluate import evaluate
 from sim.expert import expert_action
@@ -67,6 +67,7 @@ def test_its_sentences_are_of_the_test_split_and_its_pairs_too() -> None:
             held_out |= set(sentences("test", *place))
     patterns = {sentence: re.compile(_pattern(sentence)) for sentence in held_out}
     trained = {s for name, items in lists() for s in items if not name.startswith("questions")} - held_out
+    trained |= {s for need in further_needs() for s in need.says}
     literal = [s for s in trained if "{" not in s and len(s.split()) > 3]
     for task in suite.tasks:
         text = task.instruction or ""

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from model.data.splits import Split, divide
-from model.data.things import Catalog, Scene, Thing, split_uses
+from model.data.splits import SPLITS, TRAIN, Split, divide
+from model.data.things import Catalog, Scene, Thing, catalog_of
 from model.data.wording import sentences
 
 SHAPES = {
@@ -34,7 +34,7 @@ class Referrer:
     """Finds references in a split's words."""
 
     def __init__(self, catalog: Catalog) -> None:
-        self._synonyms = {t.id: divide(f"synonym {t.id}", t.synonyms) for t in catalog.values()}
+        self._words = {split: catalog_of(catalog, split) for split in SPLITS}
         readers: dict[str, Callable[[Thing], Iterable[str]]] = {
             "colour": lambda thing: thing.colours[:1],
             "colour_category": lambda thing: [f"{thing.colours[0]} {thing.kind}"],
@@ -45,7 +45,6 @@ class Referrer:
             "letter": lambda thing: [thing.letter] if thing.letter else [],
         }
         self._readers = readers
-        self._uses = split_uses(catalog)
         # Whether a banana may be called "the yellow one" in training is decided for each thing and attribute. Letters
         # are few, and everybody's; a thing that training never shows is for tests alone.
         seen = [thing for thing in catalog.values() if not thing.unseen]
@@ -55,11 +54,12 @@ class Referrer:
         """References to `thing` among the things of `scene`; its name first, where that is unique."""
         others = [other for other in scene.things if other.id != thing.id]
         found = [] if any(other.name == thing.name for other in others) else [Reference(f"the {thing.name}", "name")]
-        for synonym in thing.synonyms:
-            if self._synonyms[thing.id][synonym] == split and not any(_alike(thing, other) for other in others):
+        own = self._words[split][thing.id]
+        if not any(_alike(thing, other) for other in others):
+            for synonym in own.synonyms:
                 found.append(Reference(f"the {synonym.removeprefix('the ')}", f"synonym {synonym}"))
-        for use in thing.use:
-            if self._uses[use] == split and not any(_shares_use(use, thing, other) for other in others):
+        for use in own.use:
+            if not any(_shares_use(use, thing, other, split) for other in others):
                 found += self._forms("use", use, split)
         for kind, read in self._readers.items():
             if self._told(kind, thing, split) and not any(_shares(kind, thing, other) for other in others):
@@ -95,8 +95,9 @@ def _alike(thing: Thing, other: Thing) -> bool:
     return thing.noun == other.noun or bool(set(thing.colours) & set(other.colours))
 
 
-def _shares_use(use: str, thing: Thing, other: Thing) -> bool:
-    return thing.category == other.category or use.split()[0] in {text.split()[0] for text in other.use}
+def _shares_use(use: str, thing: Thing, other: Thing, split: Split) -> bool:
+    uses = other.use + other.further_use if split == TRAIN else other.use
+    return thing.category == other.category or use.split()[0] in {text.split()[0] for text in uses}
 
 
 def _shares(kind: str, thing: Thing, other: Thing) -> bool:

@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from model.data.splits import Split, divide
-from model.data.wording import divide_uses
+from model.data.splits import TRAIN, Split, divide
+from model.data.wording import divide_uses, further_words
 
 Position = tuple[float, float]
 """Image coordinates u (rightwards), v (downwards), both 0..1."""
@@ -32,6 +32,9 @@ class Thing:
     taste: str | None = None
     use: tuple[str, ...] = ()
     synonyms: tuple[str, ...] = ()
+    further_use: tuple[str, ...] = ()
+    further_synonyms: tuple[str, ...] = ()
+    """Further uses and synonyms, for training alone."""
     edible: bool = False
     letter: str | None = None
     unseen: bool = False
@@ -50,6 +53,7 @@ class Thing:
         """Read one entry of `assets/objects.yaml`."""
         words: dict[str, Any] = {name: entry[name] for name in ("name", "category", "shape", "material")}
         words |= {name: tuple(entry.get(name) or ()) for name in ("colours", "use", "synonyms")}
+        words |= {f"further_{name}": tuple(further) for name, further in further_words().get(object_id, {}).items()}
         words |= {name: entry[name] for name in ("taste", "edible", "letter", "unseen", "names") if name in entry}
         if "size" in entry:
             words["size"] = tuple(entry["size"])
@@ -97,14 +101,14 @@ def catalog_of(catalog: Catalog, split: Split) -> dict[str, Thing]:
     """The catalog with the uses and synonyms of one split alone; names and looks are everybody's."""
     uses = split_uses(catalog)
     words = {thing.id: divide(f"synonym {thing.id}", thing.synonyms) for thing in catalog.values()}
-    return {
-        thing.id: replace(
-            thing,
-            use=tuple(use for use in thing.use if uses[use] == split),
-            synonyms=tuple(word for word in thing.synonyms if words[thing.id][word] == split),
-        )
-        for thing in catalog.values()
-    }
+    found: dict[str, Thing] = {}
+    for thing in catalog.values():
+        use = tuple(use for use in thing.use if uses[use] == split)
+        synonyms = tuple(word for word in thing.synonyms if words[thing.id][word] == split)
+        if split == TRAIN:
+            use, synonyms = use + thing.further_use, synonyms + thing.further_synonyms
+        found[thing.id] = replace(thing, use=use, synonyms=synonyms)
+    return found
 
 
 def split_uses(catalog: Catalog) -> dict[str, Split]:

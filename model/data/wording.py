@@ -1,4 +1,7 @@
-"""The sentences of `phrases.yaml` and `needs.yaml`, each list cut into train, validation and test."""
+"""The sentences of `phrases.yaml` and `needs.yaml`, each list cut into train, validation and test.
+
+Training has those of `paraphrases*.yaml` as well, which leave the other two splits as they are.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from model.data.splits import Split, divide
+from model.data.splits import TRAIN, Split, divide
 
 HERE = Path(__file__).parent
 
@@ -22,22 +25,47 @@ class Need:
     says: tuple[str, ...]
 
 
+def _read(name: str) -> Any:
+    import yaml
+
+    return yaml.safe_load((HERE / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
 @cache
 def phrases() -> dict[str, Any]:
     """All of `phrases.yaml`."""
-    import yaml
+    loaded: dict[str, Any] = _read("phrases")
+    return loaded
 
-    loaded: dict[str, Any] = yaml.safe_load((HERE / "phrases.yaml").read_text(encoding="utf-8"))
+
+@cache
+def paraphrases() -> dict[str, Any]:
+    """Further sentences by the places of `phrases.yaml`, for training alone."""
+    loaded: dict[str, Any] = _read("paraphrases") | _read("paraphrases_questions") | _read("paraphrases_languages")
     return loaded
 
 
 @cache
 def needs() -> tuple[Need, ...]:
     """All of `needs.yaml`."""
-    import yaml
+    return _needs("needs")
 
-    entries = yaml.safe_load((HERE / "needs.yaml").read_text(encoding="utf-8"))
-    return tuple(Need(tuple(e["serves"]), tuple(e.get("might", ())), tuple(e["says"])) for e in entries)
+
+@cache
+def further_needs() -> tuple[Need, ...]:
+    """Further situations, and further sentences for those of `needs`, for training alone."""
+    return _needs("paraphrases_needs")
+
+
+def _needs(name: str) -> tuple[Need, ...]:
+    return tuple(Need(tuple(e["serves"]), tuple(e.get("might", ())), tuple(e["says"])) for e in _read(name))
+
+
+@cache
+def further_words() -> dict[str, dict[str, list[str]]]:
+    """Further uses ("use") and names ("synonyms") of objects by their id, for training alone."""
+    loaded: dict[str, dict[str, list[str]]] = _read("paraphrases_objects")
+    return loaded
 
 
 def lists() -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -57,12 +85,16 @@ def _lists(name: str, node: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 @cache
 def sentences(split: Split, *place: str) -> tuple[str, ...]:
-    """The sentences of one split at a place of `phrases.yaml`, e.g. sentences("test", "command", "pick")."""
-    node: Any = phrases()
+    """The sentences of one split at a place of `phrases.yaml`, e.g. sentences("test", "command", "pick").
+
+    Those of training are followed by the paraphrases.
+    """
+    node, further = phrases(), paraphrases()
     for key in place:
-        node = node[key]
+        node, further = node[key], further.get(key, {})
     where = divide(" ".join(place), node, phrases()["trained"]["sentences"])
-    return tuple(sentence for sentence in node if where[sentence] == split)
+    divided = tuple(sentence for sentence in node if where[sentence] == split)
+    return (*divided, *further) if split == TRAIN else divided
 
 
 @cache
@@ -72,7 +104,7 @@ def needs_of(split: Split) -> tuple[Need, ...]:
     for need in needs():
         where = divide(f"need {need.says[0]}", need.says)
         kept.append(replace(need, says=tuple(sentence for sentence in need.says if where[sentence] == split)))
-    return tuple(kept)
+    return (*kept, *further_needs()) if split == TRAIN else tuple(kept)
 
 
 def divide_uses(uses: Iterable[str]) -> dict[str, Split]:
