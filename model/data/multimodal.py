@@ -21,6 +21,8 @@ from model.prompts import THINK
 TURNS = 5
 LANGUAGES = {"fr": "French", "es": "Spanish", "de": "German", "zh": "Chinese"}
 CHOICES = 3
+LEAST_SIDE = 0.65
+"""Of a photograph's height and width, how much is shown at least: a thing is known in any part of the picture."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,15 @@ class PhotoTalks:
             index = draw.choice(self._groups[draw.choice(sorted(self._groups))])
             turns = self._photos.turns(index, draw, self._turns)
             if turns:
-                return Talk("photo", self._photos.image(index), tuple(turns))
+                return Talk("photo", _cropped(self._photos.image(index), draw), tuple(turns))
+
+
+def _cropped(image: NDArray[np.uint8], draw: random.Random) -> NDArray[np.uint8]:
+    """Another view of a photograph: at least `LEAST_SIDE` of either side, mirrored half the time."""
+    height, width = (round(draw.uniform(LEAST_SIDE, 1) * side) for side in image.shape[:2])
+    top, left = draw.randint(0, image.shape[0] - height), draw.randint(0, image.shape[1] - width)
+    part = image[top : top + height, left : left + width]
+    return part[:, ::-1] if draw.random() < 0.5 else part
 
 
 class RequestTalks:
