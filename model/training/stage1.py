@@ -338,10 +338,10 @@ def run(
     motion_share = 0.0 if without == "language-motion" else MOTION_SHARE
     told = episodes, prompter, model, statistics, seed
     batches: ActionData
-    if freeze_language:
-        batches = FrozenLanguageData(*told, motion_share=motion_share)
-    elif device == "cuda":
+    if device == "cuda":  # a pass through frozen language costs next to nothing there
         batches = ResidentData(*told, GPU_SEQUENCES, GPU_FRAMES, motion_share)
+    elif freeze_language:
+        batches = FrozenLanguageData(*told, motion_share=motion_share)
     else:
         batches = ActionData(*told, motion_share=motion_share)
     tests = ActionData(EpisodeDataset(data, split="held_out"), prompter, model, statistics, seed)
