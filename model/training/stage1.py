@@ -48,7 +48,7 @@ RENEWAL = -(-REFRESH // EXECUTE) * EXECUTE
 """Control steps after which the policy really reads new latents: at the first plan that finds them old enough."""
 SEQUENCES, FRAMES, DRAWS = 3, 7, 4
 """Per step: decoder sequences, pictures per sequence, noise samples per picture."""
-GPU_SEQUENCES, GPU_FRAMES = 32, 12
+GPU_SEQUENCES, GPU_FRAMES = 48, 16
 """Per step on a GPU, which holds every picture (`ResidentData`)."""
 Moment = tuple[int, int]
 """An episode and one of its steps."""
