@@ -228,6 +228,12 @@ class ActionExpert(nn.Module):
         mean = latents.mean(dim=1)
         return [self.latent_projector(latents).flatten(1), torch.cat([film(mean) for film in self.film], dim=-1)]
 
+    def point(self, trunk: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Where latents (B, Q, D) point in a picture, whatever the arm does: see `Pointer` for both results."""
+        latents = self.latent_norm(latents)
+        features = self.look(trunk, latents)
+        return self.pointer(self.latent_projector(latents).flatten(1), features)[:2]
+
     def context(self, trunk: Tensor, latents: Tensor, proprio: Tensor) -> Context:
         """Encode one observation: trunk (B, 1 + N, Dv), latents (B, Q, D), raw proprio (B, 8)."""
         latents = self.latent_norm(latents)
@@ -267,21 +273,25 @@ class ActionExpert(nn.Module):
         return rotary(length, start, head_dim, self.config.action.rope_theta, device)
 
 
-def place_losses(context: Context, places: Tensor, grid: tuple[int, int]) -> dict[str, Tensor]:
-    """Supervise where the latents point: patch cross-entropy, image point and base-frame place.
+def point_losses(heat: Tensor, found: Tensor, points: Tensor, grid: tuple[int, int]) -> dict[str, Tensor]:
+    """Supervise where the latents point in the picture: patch cross-entropy, and distance to `points` (B, 2, 2).
 
-    A point outside the picture (its patch cannot be named) only contributes its place.
+    A point outside the picture (its patch cannot be named) does not count.
     """
-    points, metres = places[..., :2], places[..., 2:]
     inside = ((points > 0) & (points < 1)).all(-1)
     rows, columns = grid
     column = (points[..., 0] * columns).long().clamp(0, columns - 1)
     row = (points[..., 1] * rows).long().clamp(0, rows - 1)
-    patch = -context.heat.gather(-1, (row * columns + column)[..., None]).squeeze(-1)
-    near = F.smooth_l1_loss(context.points, points, reduction="none", beta=0.02).sum(-1)
+    patch = -heat.gather(-1, (row * columns + column)[..., None]).squeeze(-1)
+    near = F.smooth_l1_loss(found, points, reduction="none", beta=0.02).sum(-1)
     weight = inside.float() / inside.float().sum().clamp_min(1)
+    return {"patch": (patch * weight).sum(), "point": (near * weight).sum()}
+
+
+def place_losses(context: Context, places: Tensor, grid: tuple[int, int]) -> dict[str, Tensor]:
+    """`point_losses`, and the base-frame places; `places` are (B, 2, 5) as u, v, x, y, z."""
+    points, metres = places[..., :2], places[..., 2:]
     return {
-        "patch": (patch * weight).sum(),
-        "point": (near * weight).sum(),
+        **point_losses(context.heat, context.points, points, grid),
         "place": F.smooth_l1_loss(context.places, metres, beta=0.02),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,19 @@ def test_a_batch_packs_requests_and_as_many_commands(scenes: SceneDataset) -> No
     assert torch.equal(batch.requests.ids, again.requests.ids) and batch.pixels.shape == (2, 3, 28, 56)
     told = [int(part.query_positions.sum()) // TINY.queries for part in (batch.requests, batch.commands)]
     assert told[0] == told[1] > 4
+
+
+def test_what_is_meant_is_pointed_at(scenes: SceneDataset) -> None:
+    model = InstructVLA(TINY).requires_grad_(False).eval()
+    batch = RequestData(scenes, PROMPTER, TINY, 2, 6, {"think": 1.0}, seed=0)(0)
+    assert len(batch.points) == int(batch.requests.query_positions.sum()) // TINY.queries
+    known = [tuple(place[:2]) for index in range(len(scenes)) for place in scenes[index].visible.values()]
+    for source, target in batch.points.tolist():
+        assert source == [-1, -1] or min(abs(source[0] - u) + abs(source[1] - v) for u, v in known) < 1e-6
+        assert target == [-1, -1] or min(abs(target[0] - u) + abs(target[1] - v) for u, v in known) < 1e-6
+    parts = losses(model, Teacher(model, [batch]), batch)
+    nowhere = losses(model, Teacher(model, [batch]), replace(batch, points=torch.full_like(batch.points, -1)))
+    assert float(parts["point"]) > 0 == float(nowhere["point"])
 
 
 def test_the_same_words_give_the_same_latents_and_nothing_to_learn(scenes: SceneDataset) -> None:

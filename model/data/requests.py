@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any, Literal
@@ -22,12 +22,16 @@ TRIES = 20
 
 @dataclass(frozen=True)
 class Request:
-    """What somebody says (`words`), the `command` that it comes down to, and the robot's `reply`."""
+    """What somebody says (`words`), the `command` that it comes down to, and the robot's `reply`.
+
+    `places` are the image positions (u, v) of source and target, None where there is none or it is a drawer.
+    """
 
     way: Way
     words: str
     command: str
     reply: str
+    places: tuple[Sequence[float] | None, Sequence[float] | None]
 
 
 class Requests:
@@ -52,11 +56,13 @@ class Requests:
         """A request for the goal of a scene (see `Grammar`); None where nothing says it without doubt."""
         goal = scene["goal"]
         command = plain_command(goal, self._catalog)
+        source, target = (scene["objects"].get(goal.get(role)) for role in ("source", "target"))
+        places = source, target
         if way == "plain":
-            return Request(way, command, command, self._grammar.reply(scene, command))
+            return Request(way, command, command, self._grammar.reply(scene, command), places)
         make = self._grammar.rewriting if way == "rewrite" else self._grammar.context
         made = make(scene, self._split, draw)
-        return None if made is None else Request(way, made.question, command, made.answer)
+        return None if made is None else Request(way, made.question, command, made.answer, places)
 
 
 def goals(still: Still, seen: Scene, split: Split) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.action_expert import point_losses
 from model.config import InstructVLAConfig
 from model.data.requests import Requests, Way
 from model.data.scenes import SceneDataset
@@ -23,17 +24,23 @@ from model.prompts import Batch, Prompter, PromptIds, collate, share_picture
 from model.training.trainer import ShuffledOrder
 from model.vision import preprocess
 
+Said = tuple[PromptIds, PromptIds, Tensor]
+"""A request, the plain command, and where what they are about is."""
 MADE: dict[str, Way] = {"direct": "plain", "think": "plain", "rewrite": "rewrite", "context": "context"}
 """How the request of each kind of sequence is made; all but "direct" think before they act."""
 
 
 @dataclass(frozen=True)
 class RequestBatch:
-    """Pictures (B, 3, H, W); per picture, packed into one sequence, requests, and as many plain commands."""
+    """Pictures (B, 3, H, W); per picture, packed into one sequence, requests, and as many plain commands.
+
+    `points` (N, 2, 2) are the image positions of what the N requests are about, source and target; -1 where unknown.
+    """
 
     pixels: Tensor
     requests: Batch
     commands: Batch
+    points: Tensor
 
     def to(self, device: torch.device) -> RequestBatch:
         """The same on another device."""
@@ -69,19 +76,20 @@ class RequestData:
 
     def batch(self, pictures: list[int], draw: random.Random) -> RequestBatch:
         """Requests about some pictures; a scene too bare for any is left out, and another one drawn for it."""
-        pixels, requests, commands = [], [], []
+        pixels, requests, commands, points = [], [], [], list[Tensor]()
         for index in pictures:
-            said: list[tuple[PromptIds, PromptIds]] = []
+            said: list[Said] = []
             while not said:
                 said = self._said(index, draw)
                 chosen, index = index, draw.randrange(len(self._scenes))
             pixels.append(preprocess(self._scenes.frame(chosen), self._config.vision))
-            requests.append(share_picture([request for request, _ in said]))
-            commands.append(share_picture([command for _, command in said]))
-        return RequestBatch(torch.stack(pixels), collate(requests), collate(commands))
+            requests.append(share_picture([request for request, _, _ in said]))
+            commands.append(share_picture([command for _, command, _ in said]))
+            points += [places for _, _, places in said]
+        return RequestBatch(torch.stack(pixels), collate(requests), collate(commands), torch.stack(points))
 
-    def _said(self, index: int, draw: random.Random) -> list[tuple[PromptIds, PromptIds]]:
-        found: dict[tuple[int, ...], tuple[PromptIds, PromptIds]] = {}
+    def _said(self, index: int, draw: random.Random) -> list[Said]:
+        found: dict[tuple[int, ...], Said] = {}
         for _ in range(self._each):
             (way,) = draw.choices(list(self._ways), list(self._ways.values()))
             request = self._requests.draw(self._scenes[index], draw, MADE[way])
@@ -89,7 +97,8 @@ class RequestData:
                 prompter = self._prompter
                 thinks = prompter.think_example(request.words, request.reply)
                 own = prompter.act_example(request.words) if way == "direct" else thinks
-                found[tuple(own.ids.tolist())] = own, prompter.act_example(request.command)
+                places = torch.tensor([(-1.0, -1.0) if place is None else tuple(place[:2]) for place in request.places])
+                found[tuple(own.ids.tolist())] = own, prompter.act_example(request.command), places
         return list(found.values())
 
 
@@ -122,9 +131,13 @@ class Teacher:
 def losses(
     model: InstructVLA, teacher: Teacher, batch: RequestBatch, gates: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """The LM loss on replies ("reply"), and by how much the latents miss ("latent", `Teacher.unexplained`)."""
+    """The LM loss on replies ("reply"), by how much the latents miss ("latent", `Teacher.unexplained`), and by how much
+    they point beside what is meant ("patch" and "point", `point_losses`)."""
     batch = batch.to(model.device)
     with torch.no_grad():
         view = model.encode(batch.pixels)
     reply, latents = model.language(batch.requests, view, gates)
-    return {"reply": reply, "latent": teacher.unexplained(latents, batch)}
+    times = batch.requests.query_positions.sum(1) // model.queries
+    heat, found = model.action_expert.point(view.trunk.repeat_interleave(times, 0), latents)
+    pointed = point_losses(heat, found, batch.points, model.config.vision.grid)
+    return {"reply": reply, "latent": teacher.unexplained(latents, batch), **pointed}

@@ -157,7 +157,8 @@ def losses(
         parts |= model.action_losses(*_facing(action, trunk, latents), draws=1)
     if batch.requests is not None:
         wishes = batch.requests.to(model.device)
-        parts |= request_losses(model, teacher, wishes, gates(wishes.requests))
+        for name, value in request_losses(model, teacher, wishes, gates(wishes.requests)).items():
+            parts[name] = parts.get(name, 0) + value  # motion points at things too
     if batch.multimodal is not None:
         talk = batch.multimodal.to(model.device)
         with torch.no_grad():
