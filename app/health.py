@@ -16,11 +16,14 @@ from app.pilots import Pilot
 from app.recording import Recording, RecordingError
 from app.scenes import shipped_examples
 from app.sessions import Sessions
+from app.views.ask import MODEL_QUEUE
 from app.views.widgets import SIMULATOR_QUEUE
 from sim.worker import WorkerPool
 
 LATEST = 10
 """Recordings that tell how long a rollout takes."""
+ANSWER_S = 4.0
+"""What the nano takes to answer on two cores [s]."""
 
 
 def health_of(page: gr.Blocks, pilot: Pilot, sessions: Sessions, pool: WorkerPool) -> Callable[[], dict[str, Any]]:
@@ -57,12 +60,14 @@ def expect_waits(page: gr.Blocks, recordings: Path, longest_s: float) -> None:
 
     Gradio expects of an action what it took on average since the start, and tells nothing before. Until then a rollout
     is expected to take as long as the latest recorded ones (those in `recordings`, or else the shipped ones) did, and
-    `longest_s` seconds where there are none; so is everything that waits for a simulator.
+    `longest_s` seconds where there are none; so is everything that waits for a simulator. A question is expected to
+    take `ANSWER_S`.
     """
     seconds = min(typical_seconds(recordings) or longest_s, longest_s)
+    expected = {SIMULATOR_QUEUE: seconds, MODEL_QUEUE: ANSWER_S}
     for action in page.fns.values():
-        if action.concurrency_id == SIMULATOR_QUEUE:
-            page._queue.process_time_per_fn[action].avg_time = seconds  # of no measurements: the first replaces it
+        if action.concurrency_id in expected:  # of no measurements: the first replaces it
+            page._queue.process_time_per_fn[action].avg_time = expected[action.concurrency_id]
 
 
 def typical_seconds(recordings: Path) -> float | None:

@@ -15,9 +15,10 @@ import pytest
 from app import page as front
 from app import scenes
 from app.bench_pictures import strange_pictures
-from app.health import typical_seconds
+from app.health import ANSWER_S, typical_seconds
 from app.sessions import Sessions
 from app.settings import Settings
+from app.views.ask import MODEL_QUEUE
 from app.visitor import Visitor, watch
 from sim.process import encode_jpeg
 from sim.worker import WorkerPool
@@ -80,6 +81,8 @@ def test_the_first_visitors_after_a_start_are_told_how_long_they_will_wait(
     assert typical_seconds(tmp_path) == 100.0
     with WorkerPool(1, SIZE, world=fake_world.PATH) as pool:
         page = front.build(FakePilot(), Sessions(pool, 1), tmp_path, Settings())
+        answers = [spent for fn, spent in page._queue.process_time_per_fn.items() if fn.concurrency_id == MODEL_QUEUE]
+        assert {spent.avg_time for spent in answers} == {ANSWER_S}, "and who asks is told too"
         address = front.launch(page, "127.0.0.1", None, tmp_path, Settings())
         waited = [visitor.expected for visitor in waits_of(address, 3) if visitor.place is not None]
         assert waited and min(waited) >= 100, waited
