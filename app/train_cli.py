@@ -31,6 +31,9 @@ def align(
     ],
     out: Out,
     photos: Photos = None,
+    aligned: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Aligned checkpoint to go on from, words and all.")
+    ] = None,
     steps: Annotated[int, typer.Option(min=0, help="Optimiser steps after the words; 0: words alone.")] = 3000,
     word_steps: Annotated[
         int, typer.Option(min=1, help="Steps before that, in which the connector learns words.")
@@ -45,7 +48,8 @@ def align(
 
     check_folder(out, resume)
     run(
-        data, vision, out, photos=photos, minutes=minutes, steps=steps, word_steps=word_steps, batch=batch, seed=seed
+        data, vision, out, photos=photos, aligned=aligned, minutes=minutes, steps=steps, word_steps=word_steps,
+        batch=batch, seed=seed,
     )  # fmt: skip
 
 

@@ -92,6 +92,7 @@ def run(
     out: Path,
     *,
     photos: Path | None = None,
+    aligned: Path | None = None,
     minutes: float | None = None,
     steps: int = 3000,
     word_steps: int = 3000,
@@ -100,7 +101,8 @@ def run(
 ) -> None:
     """Align a new nano on the scenes in `data` and the labelled `photos`, from the DINOv2 weights in `vision`.
 
-    `vision` may also be a checkpoint of ours, whose vision tower is taken.
+    `vision` may also be a checkpoint of ours, whose vision tower is taken. An `aligned` model goes on instead of a new
+    one, say on more pictures.
 
     Keeps the best model under `out/checkpoint`, its held-out exact match in `out/scores.json`, and under
     `out/words/checkpoint` what there is before it learns to answer; with 0 `steps` that is all.
@@ -120,14 +122,17 @@ def run(
         load_dinov2(model.vision, vision)
     model.decoder.cast_base(fast_dtype())
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    words = [labelled_scenes(scenes[split], catalog, NANO.vision) for split in ("train", "held_out")]
-    for told, split in zip(words, pictures, strict=False):
-        told += labelled_photos(pictures[split])
-    teach(model, tokenizer, words[0], words[1], out / "words", word_steps, seed)
     shown = f"{len(scenes['train'])} rendered scenes"
     shown += f" and {len(pictures['train'])} photographs" if pictures else ""
-    if not (out / "words" / "checkpoint").exists():
-        checkpoints.save(model, out / "words" / "checkpoint", about=f"taught the words of {shown}")
+    if aligned is not None:
+        checkpoints.restore(model, aligned)
+    else:
+        words = [labelled_scenes(scenes[split], catalog, NANO.vision) for split in ("train", "held_out")]
+        for told, split in zip(words, pictures, strict=False):
+            told += labelled_photos(pictures[split])
+        teach(model, tokenizer, words[0], words[1], out / "words", word_steps, seed)
+        if not (out / "words" / "checkpoint").exists():
+            checkpoints.save(model, out / "words" / "checkpoint", about=f"taught the words of {shown}")
     if not steps:
         return
     scores: dict[str, float] = {}
