@@ -248,11 +248,12 @@ def test_train_passes_its_options_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for module in (model.training.align, model.training.stage1):
         monkeypatch.setattr(module, "run", lambda *paths, **options: seen.append((*paths, options)))
     out, data = str(tmp_path / "run"), str(tmp_path)
-    run("train", "align", "--data", data, "--vision", data, "--out", out, "--steps", "7", "--seed", "3")
+    run("train", "align", "--data", data, "--vision", data, "--out", out, "--steps", "7", "--seed", "3",
+        "--aligned", data)  # fmt: skip
     run("train", "stage1", "--data", data, "--aligned", data, "--out", out, "--minutes", "5", "--freeze-language")
     assert seen == [
         (tmp_path, tmp_path, Path(out), {"minutes": None, "steps": 7, "seed": 3, "photos": None, "word_steps": 3000,
-                                         "batch": 4}),
+                                         "batch": 4, "aligned": tmp_path}),
         (tmp_path, tmp_path, Path(out), {"minutes": 5.0, "steps": 20_000, "seed": 0, "freeze_language": True,
                                              "without": None}),
     ]
