@@ -72,6 +72,8 @@ def test_a_collection_is_resumed_after_a_crash(tmp_path: Path) -> None:
     assert writer.done_seeds() == {0, 1, 2} and writer.done_seeds("put_on") == {2}
     dataset = EpisodeDataset(tmp_path)
     assert [dataset.has_frames(i) for i in range(3)] == [True, True, False]
+    with pytest.raises(ValueError, match="Episode 2 has no frames: run"):
+        dataset.check_frames()
 
 
 def test_an_interrupted_block_keeps_what_was_finished(tmp_path: Path) -> None:

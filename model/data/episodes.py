@@ -207,6 +207,12 @@ class EpisodeDataset:
         """Whether this episode's frames are on disk."""
         return self._frames.has(*self._places[index])
 
+    def check_frames(self) -> None:
+        """Raise ValueError, before a long run begins, where an episode has not been rendered."""
+        bare = next((index for index in range(len(self)) if not self.has_frames(index)), None)
+        if bare is not None:
+            raise ValueError(f"Episode {bare} has no frames: run `python app.py collect --out {self.folder}` first.")
+
     def jpeg(self, index: int, step: int) -> bytes:
         """One frame as stored. Raises ValueError where the episode has not been rendered."""
         jpeg = self._frames.read(*self._places[index], step)

@@ -332,7 +332,9 @@ def run(
     Resumes when `out` holds an unfinished run. Raises `ValueError` where data or checkpoint are missing.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    episodes = EpisodeDataset(data, split="train")
+    episodes, held = (EpisodeDataset(data, split=split) for split in ("train", "held_out"))
+    for one in (episodes, held):
+        one.check_frames()
     model, prompter, statistics = begin(aligned, episodes, without)
     model.to(device)
     motion_share = 0.0 if without == "language-motion" else MOTION_SHARE
@@ -344,7 +346,7 @@ def run(
         batches = FrozenLanguageData(*told, motion_share=motion_share)
     else:
         batches = ActionData(*told, motion_share=motion_share)
-    tests = ActionData(EpisodeDataset(data, split="held_out"), prompter, model, statistics, seed)
+    tests = ActionData(held, prompter, model, statistics, seed)
     parameters = groups(model, freeze_language)
     config = TrainingConfig(
         folder=out, steps=steps, seed=seed, warmup=100, schedule="cosine", minutes=minutes,

@@ -322,6 +322,9 @@ def run(
     settings = Recipe.load(recipe)
     if without == "descriptions":
         settings = settings.silent()
+    sets = {split: EpisodeDataset(data, split=split) for split in ("train", "held_out")}
+    for episodes in sets.values():
+        episodes.check_frames()  # the held-out ones are looked at even where the recipe has no action pictures
     torch.manual_seed(seed)
     loaded = begin(stage1, aligned, without)
     model, prompter, statistics = loaded.model, loaded.prompter, loaded.statistics
@@ -339,7 +342,6 @@ def run(
         settings.requests_per_picture, settings.requests, seed,
     )  # fmt: skip
     teacher = Teacher(acting, map(wishes, range(EXAMPLES if settings.request_pictures else 0)))
-    sets = {split: EpisodeDataset(data, split=split) for split in ("train", "held_out")}
     train_set = MixedData(
         sets["train"], prompter, model, statistics, told_about(data, sets["train"], "train"), wishes, questions,
         settings, seed,
