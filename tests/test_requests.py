@@ -16,8 +16,9 @@ from model.data.splits import pair_split
 from model.data.things import Scene, load_catalog
 from model.instructvla import InstructVLA
 from model.prompts import THINK, Prompter
+from model.training import answering
 from model.training.answering import request_scores
-from model.training.latents import RequestData, Teacher, losses
+from model.training.latents import ASTRAY, RequestBatch, RequestData, Teacher, losses
 from sim.tasks import Goal, instruction
 from tests.test_episodes import jpeg
 from tests.tiny import TINY, byte_tokenizer
@@ -112,8 +113,35 @@ def test_what_is_meant_is_pointed_at(scenes: SceneDataset) -> None:
         assert source == [-1, -1] or min(abs(source[0] - u) + abs(source[1] - v) for u, v in known) < 1e-6
         assert target == [-1, -1] or min(abs(target[0] - u) + abs(target[1] - v) for u, v in known) < 1e-6
     parts = losses(model, Teacher(model, [batch]), batch)
-    nowhere = losses(model, Teacher(model, [batch]), replace(batch, points=torch.full_like(batch.points, -1)))
+    nowhere = losses(model, Teacher(model, [batch]), anywhere(batch))
     assert float(parts["point"]) > 0 == float(nowhere["point"])
+
+
+def anywhere(batch: RequestBatch) -> RequestBatch:
+    """The same, where nobody knows what the requests are about: whatever points anywhere is an example then."""
+    return replace(batch, points=torch.full_like(batch.points, -1))
+
+
+def test_an_example_that_points_at_something_else_is_not_followed(scenes: SceneDataset) -> None:
+    torch.manual_seed(0)
+    acting, model = (InstructVLA(TINY).eval().requires_grad_(False) for _ in range(2))
+    batch = RequestData(scenes, PROMPTER, TINY, pictures=2, each=4, ways={"direct": 1.0}, seed=0)(0)
+    teacher = Teacher(acting, [batch])
+    view = acting.encode(batch.pixels)
+    latents = acting.latents(acting.read(batch.commands, view)[0], batch.commands)
+    times = batch.commands.query_positions.sum(1) // acting.queries
+    _, found = acting.action_expert.point(view.trunk.repeat_interleave(times, 0), latents)
+    astray = found + torch.tensor([ASTRAY + 0.01, 0.0])
+
+    def latent(points: torch.Tensor) -> float:
+        return float(losses(model, teacher, replace(batch, points=points))["latent"])
+
+    assert latent(found) == pytest.approx(latent(anywhere(batch).points)) and latent(found) > 0.1
+    assert latent(astray) == 0
+    one = torch.cat([found[:1], astray[1:]])
+    other = torch.cat([astray[:1], found[1:]])
+    count = len(found)
+    assert latent(one) / count + latent(other) * (count - 1) / count == pytest.approx(latent(found), rel=1e-4)
 
 
 def test_the_same_words_give_the_same_latents_and_nothing_to_learn(scenes: SceneDataset) -> None:
@@ -121,9 +149,9 @@ def test_the_same_words_give_the_same_latents_and_nothing_to_learn(scenes: Scene
     model = InstructVLA(TINY).eval().requires_grad_(False)
     data = RequestData(scenes, PROMPTER, TINY, pictures=2, each=4, ways={"direct": 1.0}, seed=0)
     teacher = Teacher(model, map(data, range(4)))
-    assert float(losses(model, teacher, data(0))["latent"]) < 1e-8
+    assert float(losses(model, teacher, anywhere(data(0)))["latent"]) < 1e-8
     other = InstructVLA(TINY).eval().requires_grad_(False)
-    assert float(losses(other, teacher, data(0))["latent"]) > 0.1
+    assert float(losses(other, teacher, anywhere(data(0)))["latent"]) > 0.1
 
 
 def test_other_words_learn_to_mean_the_same(scenes: SceneDataset) -> None:
@@ -140,7 +168,7 @@ def test_other_words_learn_to_mean_the_same(scenes: SceneDataset) -> None:
     optimiser = torch.optim.AdamW(trained, 3e-3)
     seen = []
     for step in range(30):
-        parts = losses(model, teacher, data(step))
+        parts = losses(model, teacher, anywhere(data(step)))
         optimiser.zero_grad()
         (parts["reply"] + parts["latent"]).backward()
         optimiser.step()
@@ -151,6 +179,22 @@ def test_other_words_learn_to_mean_the_same(scenes: SceneDataset) -> None:
 
 def test_replies_are_scored_by_way(scenes: SceneDataset) -> None:
     scores = request_scores(InstructVLA(TINY).eval(), PROMPTER, scenes, limit=6)
-    assert scores["replies"] == 0 and {"reply plain", "reply rewrite"} <= set(scores)
+    assert scores["replies"] == scores["meant"] == 0 and {"reply plain", "reply rewrite"} <= set(scores)
+
+
+def test_a_request_is_meant_where_its_reply_and_its_points_are_right(
+    scenes: SceneDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = InstructVLA(TINY).eval()
+    monkeypatch.setattr(answering, "_right", lambda model, hidden, text: [True] * int(text.branch.max()))
+
+    def meant() -> float:
+        return request_scores(model, PROMPTER, scenes, limit=4)["meant"]
+
+    beside = meant()
+    monkeypatch.setattr(answering, "NEAR", 2.0)
+    assert beside < 0.5 and meant() == 1
+    monkeypatch.setattr(answering, "_right", lambda model, hidden, text: [False] * int(text.branch.max()))
+    assert meant() == 0
 
 

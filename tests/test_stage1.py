@@ -87,7 +87,7 @@ def test_batches_follow_from_the_step_alone(data: EpisodeDataset, model: Instruc
 
 def test_pictures_in_memory_make_the_same_batches(data: EpisodeDataset, model: InstructVLA) -> None:
     told = data, Prompter(byte_tokenizer(), TINY), model, data.statistics()
-    kept = stage1.ResidentData(*told, seed=0)
+    kept = stage1.ResidentData(*told, seed=0).load(torch.device("cpu"))
     for step in (0, 5):
         plain = vars(batches(data, model)(step))
         for name, part in vars(kept(step)).items():

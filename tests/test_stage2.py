@@ -92,6 +92,20 @@ def test_one_expert_comes_from_each_checkpoint(folders: tuple[Path, Path]) -> No
             torch.testing.assert_close(tensor, owner.state_dict()[name])
 
 
+def test_a_generalist_goes_on_behind_the_action_expert_of_stage_1(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    before = stage2.begin(*folders)
+    for parameter in before.model.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    checkpoints.save(before.model, tmp_path / "both", statistics=before.statistics)
+    kept, acts = (checkpoints.load(one, dtype=torch.float32).model for one in (tmp_path / "both", folders[0]))
+    generalist = stage2.begin(folders[0], tmp_path / "both").model
+    assert generalist.decoder.experts == 2
+    for name, tensor in generalist.state_dict().items():
+        if not InstructVLA.is_base(name):
+            owner = acts if name.startswith("action_expert.") else kept
+            torch.testing.assert_close(tensor, owner.state_dict()[name], msg=name)
+
+
 def test_it_starts_as_the_acting_model_where_the_gates_are_all_for_it(
     folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

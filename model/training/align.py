@@ -152,10 +152,10 @@ def run(
         checkpoints.save(model, out / "checkpoint", about=f"aligned on {shown}")
         (out / "scores.json").write_text(json.dumps(scores, indent=2))
 
-    often = model.device.type == "cpu"  # a GPU makes ten steps while a CPU makes one
+    slow = model.device.type == "cpu"  # a GPU makes ten steps while a CPU makes one
     config = TrainingConfig(
         folder=out, steps=steps, seed=seed, warmup=15, schedule="cosine", minutes=minutes,
-        evaluate_every=400 if often else 1000, save_every=40 if often else 1000, best=("exact match", "max"), workers=1,
+        evaluate_every=400 if slow else 1000, save_every=40 if slow else 1000, best=("exact match", "max"), workers=1,
         processes=spare_processes(),
     )  # fmt: skip
     known = sources(scenes["train"], catalog, pictures.get("train"), TURNS)

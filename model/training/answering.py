@@ -16,10 +16,13 @@ from model.data.requests import WAYS, Requests
 from model.data.scenes import SceneDataset
 from model.data.splits import Split
 from model.data.things import Catalog, catalog_of
-from model.instructvla import InstructVLA
+from model.instructvla import InstructVLA, View
 from model.language import IGNORE
-from model.prompts import Prompter, PromptIds, collate, share_picture, share_question
+from model.prompts import Batch, Prompter, PromptIds, collate, share_picture, share_question
 from model.vision import preprocess
+
+NEAR = 0.05
+"""A point this close to the true one, in shares of the picture, has found its object."""
 
 
 def exact(model: InstructVLA, prompter: Prompter, pixels: Tensor, turns: Sequence[Turn]) -> list[bool]:
@@ -28,20 +31,16 @@ def exact(model: InstructVLA, prompter: Prompter, pixels: Tensor, turns: Sequenc
     Each question stands alone, so that no earlier answer helps. Greedy decoding gives an answer exactly if every one of
     its tokens is the most likely one after the true tokens before it, so one forward pass decides a whole batch.
     """
-    return _right(model, pixels, [prompter.conversation([(turn.question, turn.answer)]) for turn in turns])
-
-
-def _right(model: InstructVLA, pixels: Tensor, examples: Sequence[PromptIds]) -> list[bool]:
-    """Of which training sequences about one picture every labelled token is the most likely one."""
-    logits, targets, owner = _teacher_forced(model, pixels, share_picture(examples))
-    missed = set(owner[logits.argmax(-1) != targets].tolist())
-    return [index not in missed for index in range(len(examples))]
+    examples = [prompter.conversation([(turn.question, turn.answer)]) for turn in turns]
+    hidden, text, _ = _read(model, pixels, share_picture(examples))
+    return _right(model, hidden, text)
 
 
 def best_answer(model: InstructVLA, prompter: Prompter, pixels: Tensor, question: str, answers: Sequence[str]) -> str:
     """Which of some answers the model finds most likely, by the mean log-probability of its tokens."""
     examples = [prompter.conversation([(question, answer)]) for answer in answers]
-    logits, targets, owner = _teacher_forced(model, pixels, share_question(examples))
+    hidden, text, _ = _read(model, pixels, share_question(examples))
+    logits, targets, owner = _labelled(model, hidden, text)
     likely = torch.log_softmax(logits.float(), -1).gather(-1, targets[:, None])[:, 0]
     total = torch.zeros(len(answers), device=likely.device).index_add(0, owner, likely)
     return answers[int((total / owner.bincount(minlength=len(answers))).argmax())]
@@ -77,14 +76,16 @@ def scene_scores(
     return shares(marks) | {"questions": len(marks)}
 
 
+@torch.no_grad()
 def request_scores(
     model: InstructVLA, prompter: Prompter, scenes: SceneDataset, limit: int, split: Split = "validation", each: int = 6
 ) -> dict[str, float]:
     """How often the first `limit` scenes' requests, in the words of a split, get the right reply word for word.
 
-    "replies" over all, and "reply plain", "reply rewrite" and "reply context".
+    "replies" over all, and "reply plain", "reply rewrite" and "reply context". "meant" is the share, of those about
+    things in the picture, for which the latents behind the true reply also point at each within `NEAR`.
     """
-    requests, marks = Requests(split), list[tuple[str, bool]]()
+    requests, marks, meant = Requests(split), list[tuple[str, bool]](), list[bool]()
     for row in range(min(limit, len(scenes))):
         draw = random.Random(f"request scores {scenes[row].seed}")
         made = [requests.draw(scenes[row], draw, way) for way in WAYS for _ in range(each // len(WAYS))]
@@ -92,9 +93,17 @@ def request_scores(
         if told:
             pixels = preprocess(scenes.frame(row), model.config.vision)
             examples = [_words_alone(prompter.think_example(one.words, one.reply)) for one in told]
-            marks += zip((f"reply {one.way}" for one in told), _right(model, pixels, examples), strict=True)
-    found = shares(marks)
-    return {"replies": found.pop("exact match")} | found
+            hidden, text, view = _read(model, pixels, share_picture(examples))
+            right = _right(model, hidden, text)
+            marks += zip((f"reply {one.way}" for one in told), right, strict=True)
+            latents = model.latents(hidden, text)
+            _, found = model.action_expert.point(view.trunk.expand(len(latents), -1, -1), latents)
+            for one, said, points in zip(told, right, found.cpu(), strict=True):
+                known = [(torch.tensor(p[:2]), to) for p, to in zip(one.places, points, strict=True) if p is not None]
+                if known:
+                    meant.append(said and all(float((place - to).norm()) < NEAR for place, to in known))
+    scores = shares(marks) | {"meant": sum(meant) / max(1, len(meant))}
+    return {"replies": scores.pop("exact match")} | scores
 
 
 @torch.no_grad()
@@ -153,14 +162,24 @@ def _words_alone(example: PromptIds) -> PromptIds:
 
 
 @torch.no_grad()
-def _teacher_forced(
-    model: InstructVLA, pixels: Tensor, examples: PromptIds
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of all N labelled tokens of packed examples: logits (N, V), targets (N,) and whose they are (N,)."""
+def _read(model: InstructVLA, pixels: Tensor, examples: PromptIds) -> tuple[Tensor, Batch, View]:
+    """One pass over packed examples about one picture (3, H, W): hidden states (1, T, D), the batch, the picture."""
     text = collate([examples]).to(model.device)
     view = model.encode(pixels[None].to(model.device))
-    hidden, _ = model.decoder(model.embed(text.ids, text.image_positions, view.tokens), branch=text.branch)
+    return model.read(text, view)[0], text, view
+
+
+def _labelled(model: InstructVLA, hidden: Tensor, text: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Of all N labelled tokens of packed examples: logits (N, V), targets (N,) and whose they are (N,)."""
     targets = text.labels[:, 1:]
     asked = targets != IGNORE
     assert text.branch is not None
     return model.decoder.logits(hidden[:, :-1][asked]), targets[asked], text.branch[:, 1:][asked] - 1
+
+
+def _right(model: InstructVLA, hidden: Tensor, text: Batch) -> list[bool]:
+    """Of which packed examples every labelled token is the most likely one."""
+    logits, targets, owner = _labelled(model, hidden, text)
+    missed = set(owner[logits.argmax(-1) != targets].tolist())
+    assert text.branch is not None
+    return [index not in missed for index in range(int(text.branch.max()))]

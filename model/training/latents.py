@@ -26,6 +26,8 @@ from model.vision import preprocess
 
 Said = tuple[PromptIds, PromptIds, Tensor]
 """A request, the plain command, and where what they are about is."""
+ASTRAY = 0.1
+"""An example that points farther than this, in shares of the picture, beside what is meant is not followed."""
 MADE: dict[str, Way] = {"direct": "plain", "think": "plain", "rewrite": "rewrite", "context": "context"}
 """How the request of each kind of sequence is made; all but "direct" think before they act."""
 
@@ -108,24 +110,36 @@ class Teacher:
     def __init__(self, model: InstructVLA, examples: Iterable[RequestBatch]) -> None:
         """`examples` show how much what it makes of commands varies."""
         self.model = model
-        wanted = [self.wanted(batch) for batch in examples]
+        wanted = [self.wanted(batch)[0] for batch in examples]
         self._variances = [max(1e-6, float(torch.cat(parts).var(0).mean())) for parts in zip(*wanted, strict=True)]
 
     @torch.no_grad()
-    def wanted(self, batch: RequestBatch) -> list[Tensor]:
-        """What the action expert makes of the latents of the plain commands; see `ActionExpert.conditions`."""
+    def wanted(self, batch: RequestBatch) -> tuple[list[Tensor], Tensor]:
+        """What the action expert makes of the latents of the plain commands; see `ActionExpert.conditions`.
+
+        And which of the N (N,) are to be followed: those that point at what is meant, as far as that is known.
+        """
         batch = batch.to(self.model.device)
-        hidden, _ = self.model.read(batch.commands, self.model.encode(batch.pixels))
-        return self.model.action_expert.conditions(self.model.latents(hidden, batch.commands))
+        view, expert = self.model.encode(batch.pixels), self.model.action_expert
+        hidden, _ = self.model.read(batch.commands, view)
+        latents = self.model.latents(hidden, batch.commands)
+        times = batch.commands.query_positions.sum(1) // self.model.queries
+        _, found = expert.point(view.trunk.repeat_interleave(times, 0), latents)
+        near = (found - batch.points).norm(dim=-1) < ASTRAY
+        return expert.conditions(latents), (near | (batch.points < 0).all(-1)).all(-1)
 
     def unexplained(self, latents: Tensor, batch: RequestBatch) -> Tensor:
         """By how much the latents (N, Q, D) of the requests miss: mean square distance over variance.
 
-        0 is the same, 2 is another command's.
+        0 is the same, 2 is another command's. Where the example itself goes astray, nothing is missed.
         """
         made = self.model.action_expert.conditions(latents)
-        pairs = zip(made, self.wanted(batch), self._variances, strict=True)
-        return torch.stack([(own - wanted).square().mean() / variance for own, wanted, variance in pairs]).mean()
+        wanted, right = self.wanted(batch)
+        missed = torch.stack([
+            (own - example).square().flatten(1).mean(1) / variance
+            for own, example, variance in zip(made, wanted, self._variances, strict=True)
+        ]).mean(0)  # fmt: skip
+        return (missed * right).sum() / right.sum().clamp(min=1)
 
 
 def losses(

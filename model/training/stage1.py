@@ -148,31 +148,21 @@ class ActionData:
 
 
 class ResidentData(ActionData):
-    """The same from memory: every picture is decoded once, and lies on the model's device from then on."""
+    """The same from memory: `load` decodes every picture once, and keeps it on the model's device from then on."""
 
-    def __init__(
-        self,
-        episodes: EpisodeDataset,
-        prompter: Prompter,
-        model: InstructVLA,
-        statistics: ActionStatistics,
-        seed: int,
-        sequences: int = SEQUENCES,
-        frames: int = FRAMES,
-        motion_share: float = MOTION_SHARE,
-    ) -> None:
-        super().__init__(episodes, prompter, model, statistics, seed, sequences, frames, motion_share)
-        lengths = [len(row) for row in episodes]
-        self._first = np.cumsum([0, *lengths])
+    def load(self, device: torch.device) -> ResidentData:
+        """Read every episode, before the first batch; returns itself."""
         vision = self.config.vision
+        self._first = np.cumsum([0, *(len(row) for row in self.episodes)])
         shape = (len(self.steps), vision.height, vision.width, 3)
-        self._pictures = torch.empty(shape, dtype=torch.uint8, device=model.device)
+        self._pictures = torch.empty(shape, dtype=torch.uint8, device=device)
         told: list[tuple[Tensor, ...]] = []
-        whole = in_processes(self._whole, range(len(episodes)), spare_processes())
-        for index, (pictures, *columns) in enumerate(tqdm(whole, total=len(episodes), unit="episode")):
+        whole = in_processes(self._whole, range(len(self.episodes)), spare_processes())
+        for index, (pictures, *columns) in enumerate(tqdm(whole, total=len(self.episodes), unit="episode")):
             self._pictures[self._first[index] : self._first[index + 1]] = pictures
             told.append(tuple(columns))
-        self._columns = [torch.cat(column).to(model.device) for column in zip(*told, strict=True)]
+        self._columns = [torch.cat(column).to(device) for column in zip(*told, strict=True)]
+        return self
 
     def pixels(self, moments: Sequence[Moment]) -> Tensor:
         """See `ActionData.pixels`."""
@@ -341,7 +331,7 @@ def run(
     told = episodes, prompter, model, statistics, seed
     batches: ActionData
     if device == "cuda":  # a pass through frozen language costs next to nothing there
-        batches = ResidentData(*told, GPU_SEQUENCES, GPU_FRAMES, motion_share)
+        batches = ResidentData(*told, GPU_SEQUENCES, GPU_FRAMES, motion_share).load(model.device)
     elif freeze_language:
         batches = FrozenLanguageData(*told, motion_share=motion_share)
     else:

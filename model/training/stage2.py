@@ -37,7 +37,7 @@ from model.language import IGNORE
 from model.precision import fast_dtype
 from model.prompts import Batch, Prompter, PromptIds, share_picture
 from model.training.align import Example, Questions, sources
-from model.training.answering import request_scores, scene_scores
+from model.training.answering import NEAR, request_scores, scene_scores
 from model.training.gates import told, warm_up
 from model.training.latents import RequestBatch, RequestData, Teacher
 from model.training.latents import losses as request_losses
@@ -51,8 +51,6 @@ ACTION, LANGUAGE = 0, 1
 """Which LoRA expert is which."""
 EYES = ("vision.", "connector.")
 """How the decoder sees; the action expert's own look at the picture is not among it, but for the frozen trunk."""
-NEAR = 0.05
-"""A point this close to the true one, in shares of the picture, has found its object."""
 TEST_PICTURES, ASKED_PICTURES = 6, 24
 ACTION_GATE = 0.95
 """Weight of the action expert on every token before the scale head has learned anything."""
@@ -188,6 +186,7 @@ def begin(stage1: Path, aligned: Path | None, without: Ablation | None = None) -
     same model they are its own too.
 
     Where the aligned model has learned visual words alone, the language expert starts as a copy of the acting one.
+    Where `aligned` is a generalist, that one goes on, behind the action expert of `stage1`.
 
     Without "experts" there is the acting one alone; without "frozen-backbone" the backbone is made ready to learn.
 
@@ -200,11 +199,15 @@ def begin(stage1: Path, aligned: Path | None, without: Ablation | None = None) -
         raise ValueError(f"{stage1} is a generalist already: give the checkpoint that `train stage1` left.")
     if without == "experts":
         return acting
+    other = checkpoints.load(aligned, dtype=torch.float32).model if aligned is not None else None
+    if other is not None and other.config.lora.experts == 2:
+        other.action_expert.load_state_dict(acting.model.action_expert.state_dict())
+        return replace(acting, model=other)
     lora = replace(acting.model.config.lora, experts=2)
     config = replace(acting.model.config, lora=lora, tuned_backbone=without == "frozen-backbone")
     model = InstructVLA(config)
     stored = acting.model.state_dict()
-    spoken = checkpoints.load(aligned, dtype=torch.float32).model.state_dict() if aligned is not None else {}
+    spoken = other.state_dict() if other is not None else {}
     talks = any("lora_b" in name and tensor.any() for name, tensor in spoken.items())
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
@@ -364,10 +367,10 @@ def run(
         )  # fmt: skip
         warm_up(model, _for_gates(plain, GATE_BATCHES))
     chosen = groups(model, settings.learning_rate, head=settings.gates == "learned")
-    often = model.device.type == "cpu"  # a GPU makes ten steps while a CPU makes one
+    slow = model.device.type == "cpu"  # a GPU makes ten steps while a CPU makes one
     config = TrainingConfig(
         folder=out, steps=steps, seed=seed, warmup=10, schedule="cosine", minutes=minutes,
-        evaluate_every=250 if often else 500, save_every=25 if often else 500, workers=1, best=("replies", "max"),
+        evaluate_every=250 if slow else 500, save_every=25 if slow else 500, workers=1, best=("meant", "max"),
         processes=spare_processes(),
     )  # fmt: skip
     train(
