@@ -41,7 +41,8 @@ def quiz(
 ) -> None:
     """Ask about held-out photographs and scenes in words that were never trained on: exact match per kind of question.
 
-    For photographs also the closed-set accuracy over the labels; for a model of two experts the gates' means.
+    For photographs also the closed-set accuracy over the labels; for a model that acts, whether it replies rightly to
+    requests about the scenes and points at what is meant; for one of two experts the gates' means.
     """
     from app.cli import check_learned, write_json
 

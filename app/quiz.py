@@ -13,19 +13,19 @@ from model.data.things import load_catalog
 from model.engine import NANO
 from model.instructvla import InstructVLA
 from model.prompts import Prompter
-from model.training.answering import gate_means, photo_scores, scene_scores
+from model.training.answering import gate_means, photo_scores, request_scores, scene_scores
 
 
 def quizzed(model: str, photos: Path | None, scenes: Path | None, limit: int) -> dict[str, float]:
-    """Scores by name: those of photographs, then those of scenes as "scene ...", then the gates of two experts."""
+    """Scores by name: of photographs, of scenes as "scene ...", of requests where it acts, the gates of two experts."""
     loaded = checkpoints.load(NANO if model == "nano" else Path(model))
     network, prompter = loaded.model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), loaded.prompter
     with torch.autocast(network.device.type, torch.bfloat16, enabled=network.autocast):
-        return _asked(network, prompter, photos, scenes, limit)
+        return _asked(network, prompter, photos, scenes, limit, acts=loaded.statistics is not None)
 
 
 def _asked(
-    network: InstructVLA, prompter: Prompter, photos: Path | None, scenes: Path | None, limit: int
+    network: InstructVLA, prompter: Prompter, photos: Path | None, scenes: Path | None, limit: int, acts: bool
 ) -> dict[str, float]:
     scores = photo_scores(network, prompter, PhotoSet(photos, "test"), limit) if photos is not None else {}
     if scenes is None:
@@ -33,6 +33,8 @@ def _asked(
     pictures, catalog = SceneDataset(scenes, "held_out"), load_catalog()
     told = scene_scores(network, prompter, pictures, catalog, "test", limit)
     scores |= {f"scene {name}": share for name, share in told.items()}
+    if acts:
+        scores |= request_scores(network, prompter, pictures, limit, "test")
     if network.decoder.experts > 1:
         scores |= gate_means(network, prompter, pictures, catalog, "test", limit)
     return scores
