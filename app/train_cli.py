@@ -81,7 +81,12 @@ def stage2(
     acting: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Checkpoint that `train stage1` left.")],
     out: Out,
     aligned: Annotated[
-        Path | None, typer.Option(exists=True, file_okay=False, help="Language expert's LoRA; a generalist goes on.")
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Checkpoint whose LoRA becomes the language expert's, or a generalist that is trained further.",
+        ),
     ] = None,
     photos: Photos = None,
     recipe: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Another stage2.yaml.")] = None,

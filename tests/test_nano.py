@@ -8,8 +8,11 @@ import pytest
 
 from app import controller
 from app.events import Command, Frame, Outcome, Planned, SceneReady, ThoughtDone, ThoughtToken
+from app.quiz import quizzed
 from app.recording import Recorder
 from app.steering import Steering
+from model.data.scenes import SceneWriter
+from model.data.splits import seed_held_out
 from model.engine import NANO, Engine
 from sim.suite import EVALUATION_SEEDS
 from sim.tasks import Goal, SceneSpec
@@ -76,3 +79,13 @@ def test_it_answers_about_a_picture(engine: Engine, worker: SimWorker) -> None:
     assert image is not None
     answer = "".join(engine.ask(image, "Is there a strawberry on the table?"))
     assert answer.strip() and answer == "".join(engine.ask(image, "Is there a strawberry on the table?"))
+
+
+def test_a_quiz_says_what_requests_come_to(tmp_path: Path) -> None:
+    writer, seed = SceneWriter(tmp_path), next(seed for seed in range(100) if seed_held_out(seed))
+    picture = (NANO.parents[1] / "examples" / "02-put-on" / "poster.jpg").read_bytes()
+    writer.add("one", seed, picture, {"carrot": [0.4, 0.6], "white_plate": [0.6, 0.5]}, {})
+    scores = quizzed("nano", None, tmp_path, limit=1)
+    assert scores["scene questions"] == 8 and 0 <= scores["meant"] <= scores["replies"] <= 1
+    assert scores["reply plain"] > 0.4  # what stage 1 learned to say of plain commands
+    assert "gate text" not in scores  # one expert has no gates

@@ -104,6 +104,13 @@ def test_a_generalist_goes_on_behind_the_action_expert_of_stage_1(folders: tuple
         if not InstructVLA.is_base(name):
             owner = acts if name.startswith("action_expert.") else kept
             torch.testing.assert_close(tensor, owner.state_dict()[name], msg=name)
+    with pytest.raises(ValueError, match="decided before"):
+        stage2.begin(folders[0], tmp_path / "both", "frozen-backbone")
+
+
+def test_both_recipes_weigh_alike() -> None:
+    gpu = Recipe.load(stage2.RECIPE.with_name("stage2-gpu.yaml"))
+    assert gpu.weights == Recipe.load().weights and gpu.learning_rate == Recipe.load().learning_rate
 
 
 def test_it_starts_as_the_acting_model_where_the_gates_are_all_for_it(

@@ -190,7 +190,8 @@ def begin(stage1: Path, aligned: Path | None, without: Ablation | None = None) -
 
     Without "experts" there is the acting one alone; without "frozen-backbone" the backbone is made ready to learn.
 
-    Raises `ValueError` where `stage1` has not learned to act, or the two do not belong together.
+    Raises `ValueError` where `stage1` has not learned to act, the two do not belong together, or a generalist that goes
+    on should be without what it has.
     """
     acting = checkpoints.load(stage1, dtype=torch.float32)
     if acting.statistics is None:
@@ -201,6 +202,10 @@ def begin(stage1: Path, aligned: Path | None, without: Ablation | None = None) -
         return acting
     other = checkpoints.load(aligned, dtype=torch.float32).model if aligned is not None else None
     if other is not None and other.config.lora.experts == 2:
+        if other.config.tuned_backbone != (without == "frozen-backbone"):
+            raise ValueError(f"Whether {aligned} trains its backbone was decided before: start anew without it.")
+        if other.config.action != acting.model.config.action:
+            raise ValueError(f"{aligned} has another action expert than {stage1}: it was not made from it.")
         other.action_expert.load_state_dict(acting.model.action_expert.state_dict())
         return replace(acting, model=other)
     lora = replace(acting.model.config.lora, experts=2)
