@@ -16,7 +16,7 @@ from model.data.vla_it import AnnotatedEpisode, write_vla_it
 from model.instructvla import InstructVLA
 from model.language import IGNORE
 from model.prompts import Prompter, collate
-from model.training import gates, stage2
+from model.training import gates, stage1, stage2
 from model.training.align import Example
 from model.training.gates import warm_up
 from model.training.latents import RequestBatch, Teacher
@@ -106,6 +106,21 @@ def test_a_generalist_goes_on_behind_the_action_expert_of_stage_1(folders: tuple
             torch.testing.assert_close(tensor, owner.state_dict()[name], msg=name)
     with pytest.raises(ValueError, match="decided before"):
         stage2.begin(folders[0], tmp_path / "both", "frozen-backbone")
+
+
+def test_the_action_expert_of_a_generalist_learns_alone(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    before = stage2.begin(*folders)
+    checkpoints.save(before.model, tmp_path / "both", statistics=before.statistics)
+    with EpisodeWriter(tmp_path / "more") as writer:
+        for seed in (0, 1, 2, 6):  # the last one is held out
+            writer.add(episode(seed))
+    data, both = tmp_path / "more", tmp_path / "both"
+    with pytest.raises(ValueError, match="add --freeze-language"):
+        stage1.run(data, both, tmp_path / "out", steps=2)
+    stage1.run(data, both, tmp_path / "out", steps=2, freeze_language=True)
+    kept, settled = (checkpoints.load(one, dtype=torch.float32).model for one in (both, tmp_path / "out/checkpoint"))
+    moved = {name for name, tensor in settled.state_dict().items() if not torch.equal(tensor, kept.state_dict()[name])}
+    assert moved and all(name.startswith("action_expert.") for name in moved if not InstructVLA.is_base(name))
 
 
 def test_both_recipes_weigh_alike() -> None:

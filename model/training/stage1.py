@@ -7,7 +7,8 @@ them, and each picture serves `draws` noise samples.
 
 Once the language part has settled, `freeze_language` trains the action expert alone: latents are read once where the
 policy would read them and remembered, so that every picture of a batch can come from another episode at a third of the
-cost.
+cost. So does the action expert of a generalist, whose latents stage 2 has drawn near to what the expert knows, not onto
+it: it learns to read them at a lower rate, and what the model says stays as it was.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ Ablation = Literal["film", "second-look", "language-motion"]
 """What a run can do without, to see what it is worth (paper section 5.3)."""
 PLACE_WEIGHTS = {"patch": 0.2, "point": 20.0, "place": 20.0}
 EXPERT_LR, LORA_LR, TAIL_LR = 5e-4, 4e-4, 1e-4
+READING = 0.5
+"""Share of these rates for the expert of a generalist."""
 
 
 @dataclass
@@ -256,7 +259,8 @@ def groups(model: InstructVLA, freeze_language: bool = False) -> list[Group]:
     pretrained = {id(parameter) for parameter in tail}
     fresh = [parameter for parameter in expert.parameters() if id(parameter) not in pretrained]
     lora = [p for name, p in model.decoder.named_parameters() if not InstructVLA.is_base(f"decoder.{name}")]
-    chosen = [Group(fresh, EXPERT_LR), Group(tail, TAIL_LR)]
+    rate = READING if model.config.lora.experts > 1 else 1.0
+    chosen = [Group(fresh, rate * EXPERT_LR), Group(tail, rate * TAIL_LR)]
     if not freeze_language:
         chosen.append(Group(lora, LORA_LR))
     for group in chosen:
@@ -319,7 +323,8 @@ def run(
 ) -> None:
     """Train stage 1 on the episodes in `data`, from the checkpoint `aligned`; keeps the best under `out/checkpoint`.
 
-    Resumes when `out` holds an unfinished run. Raises `ValueError` where data or checkpoint are missing.
+    Of a generalist, the action expert alone. Resumes when `out` holds an unfinished run. Raises `ValueError` where data
+    or checkpoint are missing, or a generalist's language should learn.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     episodes, held = (EpisodeDataset(data, split=split) for split in ("train", "held_out"))
@@ -327,7 +332,10 @@ def run(
         one.check_frames()
     model, prompter, statistics = begin(aligned, episodes, without)
     model.to(device)
-    motion_share = 0.0 if without == "language-motion" else MOTION_SHARE
+    generalist = model.config.lora.experts > 1
+    if generalist and not freeze_language:
+        raise ValueError(f"{aligned} is a generalist, whose language learns in `train stage2`: add --freeze-language.")
+    motion_share = 0.0 if without == "language-motion" or generalist else MOTION_SHARE  # stage 2 knows no motion
     told = episodes, prompter, model, statistics, seed
     batches: ActionData
     if device == "cuda":  # a pass through frozen language costs next to nothing there
