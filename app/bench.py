@@ -7,15 +7,20 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from app.compare import MakePolicy, play_pair
+from app.controller import Simulator
+from app.events import Command
 from app.remote import RemoteEngine, RemotePolicy
+from app.steering import Steering
 from model.engine import Engine
 from model.policy import EXECUTE, InstructPolicy
 from model.released_checkpoints import Released
@@ -25,7 +30,7 @@ from sim.tasks import SceneSpec, sample_goal
 from sim.worker import SimWorker
 
 AnyEngine = Engine | RemoteEngine
-LOADS = 3
+LOADS, PAIRS = 3, 3
 SEED = 500_000
 QUESTION = "What is on the table?"
 
@@ -161,6 +166,41 @@ def bench_control(engine: AnyEngine, worker: SimWorker, limit: int) -> list[Row]
     return rows
 
 
+def bench_pairs(engine: Engine, simulators: Sequence[SimWorker], times: int, limit: int) -> list[Row]:
+    """Seconds of a pair of Compare, thinking and not, of at most `limit` control steps each.
+
+    Played one after the other; at the same time; and at the same time with forward passes made for both, as the page
+    does with two simulators.
+    """
+
+    def shared(command: Command, simulator: Simulator) -> InstructPolicy:
+        policy = engine.policy(command.think)
+        assert isinstance(policy, InstructPolicy)
+        return policy
+
+    def own(command: Command, simulator: Simulator) -> InstructPolicy:
+        policy = shared(command, simulator)
+        policy.batcher = policy.batcher.company(1)
+        return policy
+
+    def play(worlds: Sequence[SimWorker], make: MakePolicy) -> None:
+        for _ in play_pair(commands, worlds, [make, make], Steering()):
+            pass
+
+    spec = scene().model_copy(update={"step_limit": limit})
+    commands = [Command(spec, think=think) for think in (True, False)]
+    ways: dict[str, tuple[Sequence[SimWorker], MakePolicy]] = {
+        "one after the other": (simulators[:1], shared),
+        "at once": (simulators, own),
+        "at once, passes shared": (simulators, shared),
+    }
+    rows = []
+    for name, (worlds, make) in ways.items():
+        spent = measure(partial(play, worlds, make), times)
+        rows.append(summarise(f"pair, {name}", "s", [0.001 * milliseconds for milliseconds in spent]))
+    return rows
+
+
 def bench(load: Callable[[], AnyEngine], model: str, times: int, limit: int = 60) -> dict[str, Any]:
     """Measure everything. Returns `{"model", "about", "machine", "rows": [{name, unit, median, p95, samples}]}`.
 
@@ -185,4 +225,7 @@ def bench(load: Callable[[], AnyEngine], model: str, times: int, limit: int = 60
             *bench_simulator(worker, times),
             *bench_control(engine, worker, limit),
         ]
+        if isinstance(engine, Engine):
+            with SimWorker() as other:
+                rows += bench_pairs(engine, [worker, other], PAIRS, limit)
     return {"model": model, "about": engine.describe(), "machine": machine(), "rows": [asdict(row) for row in rows]}

@@ -56,7 +56,9 @@ def align(
 @train.command()
 def stage1(
     data: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Episodes from `collect`.")],
-    aligned: Annotated[Path, typer.Option(exists=True, file_okay=False, help="What `train align` left, or a model to go on with.")],
+    aligned: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="What `train align` left, or a model that goes on.")
+    ],
     out: Out,
     steps: Steps = 20_000,
     minutes: Minutes = None,
