@@ -30,7 +30,7 @@ from sim.tasks import SceneSpec, sample_goal
 from sim.worker import SimWorker
 
 AnyEngine = Engine | RemoteEngine
-LOADS, PAIRS = 3, 3
+LOADS, PAIRS = 3, 2
 SEED = 500_000
 QUESTION = "What is on the table?"
 
