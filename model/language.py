@@ -10,7 +10,7 @@ that no label points at.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -294,25 +294,40 @@ class Decoder(nn.Module):
         stop_ids: Collection[int],
         text_only: bool = False,
         gates: list[float] | None = None,
+        draft: Sequence[int] = (),
     ) -> Iterator[int]:
         """Yield greedy token ids that follow embeds (1, T, dim) until one of `stop_ids` (not yielded).
 
         `text_only` chooses among the backbone's own tokens: an answer, say, never turns into an action. `gates`
         receives, just before each token, the first expert's weight in the state that the token was read from.
+        `draft` is what might be said: read in one pass with the prompt, of which each token that would have been said
+        spares a step. It must fit the cache, which must not be shared.
 
         Exhausted, the iterator leaves the prompt and every yielded token in the cache, ready for what comes next.
         """
+        guessed = list(draft)[:max_new_tokens]
+        prompt = embeds.shape[1]
+        if guessed:
+            embeds = torch.cat([embeds, self.embed(torch.tensor([guessed], device=embeds.device))], 1)
         hidden, mixed = self(embeds, cache)
+        if guessed:
+            cache.crop(cache.length - len(guessed))
+        hidden, mixed = hidden[:, prompt - 1 :], mixed[:, prompt - 1 :]
         advance = self if self.static is None or cache.shared else self.static
         for _ in range(max_new_tokens):
-            logits = self.logits(hidden[0, -1])
+            logits = self.logits(hidden[0, 0])
             token = int((logits[: self.config.vocab] if text_only else logits).argmax())
             if token in stop_ids:
                 return
             if gates is not None:
-                gates.append(float(mixed[0, -1, 0]))
+                gates.append(float(mixed[0, 0, 0]))
             yield token
-            hidden, mixed = advance(self.embed(torch.tensor([[token]], device=embeds.device)), cache)
+            if guessed and token == guessed.pop(0):  # the cache holds it, behind its end
+                cache.length += 1
+                hidden, mixed = hidden[:, 1:], mixed[:, 1:]
+            else:
+                guessed = []
+                hidden, mixed = advance(self.embed(torch.tensor([[token]], device=embeds.device)), cache)
 
 
 def load_llama(decoder: Decoder, source: Path | Mapping[str, Tensor]) -> None:

@@ -72,6 +72,7 @@ class InstructPolicy:
         """The latents' attention over the picture in the latest plan (`heat_rows`), for the names of `focus`."""
         self.gate: float | None = None
         """The action expert's share, 0..1, in the latest piece of the thought; None where there is one expert."""
+        self._said: list[int] = []
         self._latents: torch.Tensor | None = None
         self._queue: list[Action] = []
         self._age = 0
@@ -99,7 +100,7 @@ class InstructPolicy:
             self._model.decoder(embeds, cache=cache)
             self._model.decoder(self._model.decoder.embed(words[None].to(self._model.device)), cache=cache)
         self._drop_plan()
-        self.thought, self._prefix, self._view = thought, cache, view
+        self.thought, self._said, self._prefix, self._view = thought, words.tolist(), cache, view
 
     def _drop_plan(self) -> None:
         self._queue, self._latents, self._prefix, self._view = [], None, None, None
@@ -125,7 +126,11 @@ class InstructPolicy:
         with self._guard():
             embeds, cache = self._model.open_prompt(self._prompter.think(self.instruction), view, MAX_THOUGHT_TOKENS)
         gates: list[float] = []
-        tokens = self._model.decoder.generate(embeds, cache, MAX_THOUGHT_TOKENS, self._prompter.stop_ids, gates=gates)
+        before, self._said = self._said, []  # most often it thinks the same again
+        tokens = self._model.decoder.generate(
+            embeds, cache, MAX_THOUGHT_TOKENS, self._prompter.stop_ids, gates=gates, draft=before
+        )
+        tokens = _noted(tokens, self._said)
         self.thought = ""
         for piece in stream_text(self._model, self._prompter, tokens, self._lock, should_stop):
             self.thought += piece
@@ -189,6 +194,13 @@ class InstructPolicy:
 
     def _guard(self) -> AbstractContextManager[None]:
         return inference(self._model, self._lock)
+
+
+def _noted(tokens: Iterator[int], said: list[int]) -> Iterator[int]:
+    """Tokens, each written down before it is passed on."""
+    for token in tokens:
+        said.append(token)
+        yield token
 
 
 def heat_rows(attention: NDArray[np.float32]) -> str:

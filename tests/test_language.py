@@ -136,6 +136,29 @@ def test_generation_equals_full_recomputation(experts: int) -> None:
     torch.testing.assert_close(hidden, expected[:, 26:], atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("right", [0, 1, 7, 20])
+@pytest.mark.parametrize("experts", [1, 2])
+@torch.no_grad()
+def test_a_draft_spares_steps_and_changes_no_token(experts: int, right: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = build(experts, seed=3)
+    embeds = decoder.embed(torch.randint(TINY.vocab, (1, 6)))
+    plain, gates = decoder.new_cache(64), []
+    expected = list(decoder.generate(embeds, plain, 20, stop_ids=(), gates=gates))
+    draft = expected[:right] + [(token + 1) % TINY.vocab for token in expected[right:]]
+    passes: list[int] = []
+    forward = decoder.forward
+    monkeypatch.setattr(decoder, "forward", lambda x, *rest: passes.append(x.shape[1]) or forward(x, *rest))
+    cache, drafted_gates, lengths = decoder.new_cache(64), [], []
+    tokens = decoder.generate(embeds, cache, 20, stop_ids=(), gates=drafted_gates, draft=draft)
+    said = [token for token in tokens if not lengths.append(cache.length)]  # type: ignore[func-returns-value]
+    assert said == expected and lengths == list(range(6, 26)) and cache.length == 26
+    assert passes == [26] + [1] * (20 - right)
+    torch.testing.assert_close(torch.tensor(drafted_gates), torch.tensor(gates), atol=1e-5, rtol=0)
+    monkeypatch.undo()
+    queries = decoder.embed(torch.arange(TINY.vocab, TINY.vocab + EXTRA)[None])
+    torch.testing.assert_close(decoder(queries, cache)[0], decoder(queries, plain)[0], atol=1e-4, rtol=0)
+
+
 @torch.no_grad()
 def test_generation_ends_before_a_stop_id() -> None:
     decoder = build(1, seed=3)

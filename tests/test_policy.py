@@ -106,6 +106,20 @@ def test_streamed_thought_gives_the_same_action_as_a_silent_one(model: InstructV
     assert text == streamed.thought == silent.thought
 
 
+def test_thinking_the_same_again_takes_one_pass(model: InstructVLA, monkeypatch: pytest.MonkeyPatch) -> None:
+    pilot = policy(model, think=True)
+    pilot.reset("pick up the cube")
+    first = "".join(pilot.think(observation()))
+    passes: list[int] = []
+    forward = model.decoder.forward
+    monkeypatch.setattr(model.decoder, "forward", lambda x, *rest: passes.append(x.shape[1]) or forward(x, *rest))
+    assert "".join(pilot.think(observation())) == first != ""
+    assert len(passes) == 1
+    pilot.reset("pick up the cube")  # another episode guesses nothing
+    assert "".join(pilot.think(observation())) == first
+    assert len(passes) > 4
+
+
 def test_latents_after_a_cached_thought_equal_one_full_pass(model: InstructVLA) -> None:
     prompter = Prompter(byte_tokenizer(), TINY)
     with torch.no_grad():

@@ -6,13 +6,14 @@ the action expert; vision tower and connector stay as aligned. Each decoder pass
 them, and each picture serves `draws` noise samples.
 
 Once the language part has settled, `freeze_language` trains the action expert alone: latents are read once where the
-policy would read them and remembered, so that every picture of a batch can come from another episode at a third of the
-cost. So does the action expert of a generalist, whose latents stage 2 has drawn near to what the expert knows, not onto
-it: it learns to read them at a lower rate, and what the model says stays as it was.
+policy would read them and remembered (in a file beside the episodes), so that every picture of a batch can come from
+another episode at a third of the cost. So does the action expert of a generalist, whose latents stage 2 has drawn near
+to what the expert knows, not onto it: it learns to read them at a lower rate, and what the model says stays as it was.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -198,10 +200,18 @@ class FrozenLanguageData(ActionData):
         statistics: ActionStatistics,
         seed: int,
         motion_share: float = MOTION_SHARE,
+        memory: Path | None = None,
     ) -> None:
         super().__init__(episodes, prompter, model, statistics, seed, motion_share=motion_share)
         self.order = ShuffledOrder(len(self.steps), SEQUENCES * FRAMES, seed)
+        if memory is not None and memory.exists():
+            self.latents = {int(index): latents for index, latents in load_file(memory).items()}
+            return
         self.latents = self._remember(model)
+        if memory is not None and not (dist.is_initialized() and dist.get_rank()):
+            temporary = memory.with_suffix(".tmp")
+            save_file({str(index): latents for index, latents in self.latents.items()}, temporary)
+            temporary.replace(memory)
 
     def __call__(self, step: int) -> ActionBatch:
         """The batch of one training step."""
@@ -230,6 +240,13 @@ class FrozenLanguageData(ActionData):
         if world > 1:
             dist.all_gather_object(shares, own)
         return {index: latents for share in shares if share for index, latents in share.items()}
+
+
+def memory_of(data: Path, aligned: Path, episodes: EpisodeDataset, seed: int, motion_share: float) -> Path:
+    """The file in `data` for the latents of these episodes: of the model `aligned` and of prompts drawn in this way."""
+    seen = hashlib.sha256((aligned / "model.safetensors").read_bytes())
+    seen.update(repr((seed, motion_share, [row.seed for row in episodes])).encode())
+    return data / f"latents-{seen.hexdigest()[:12]}.safetensors"
 
 
 def losses(model: InstructVLA, batch: ActionBatch) -> dict[str, Tensor]:
@@ -341,7 +358,8 @@ def run(
     if device == "cuda":  # a pass through frozen language costs next to nothing there
         batches = ResidentData(*told, GPU_SEQUENCES, GPU_FRAMES, motion_share).load(model.device)
     elif freeze_language:
-        batches = FrozenLanguageData(*told, motion_share=motion_share)
+        memory = memory_of(data, aligned, episodes, seed, motion_share)
+        batches = FrozenLanguageData(*told, motion_share, memory)
     else:
         batches = ActionData(*told, motion_share=motion_share)
     tests = ActionData(held, prompter, model, statistics, seed)
