@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+from model.config import GENERALIST
+
 
 def ask(
     image: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A JPEG, PNG, WebP, GIF or BMP.")],
     question: Annotated[str, typer.Argument(help="What to ask about it.")],
-    model: Annotated[str, typer.Option(help="As for `evaluate`.")] = "nano",
+    model: Annotated[str, typer.Option(help="As for `evaluate`.")] = GENERALIST,
     also: Annotated[
         list[Path] | None,
         typer.Option(exists=True, dir_okay=False, help="A further picture; released models take four in all."),
@@ -35,7 +37,7 @@ def quiz(
     scenes: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, help="Still pictures from `collect --scenes`.")
     ] = None,
-    model: Annotated[str, typer.Option(help="`nano` or a checkpoint folder.")] = "nano",
+    model: Annotated[str, typer.Option(help="`generalist`, `nano` or a checkpoint folder.")] = GENERALIST,
     limit: Annotated[int, typer.Option(min=1, help="Pictures of each kind to ask about.")] = 300,
     file: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Also write the result here.")] = None,
 ) -> None:

@@ -156,13 +156,15 @@ def control_steps(policy: InstructPolicy | ReleasedPolicy | RemotePolicy, worker
 
 
 def bench_control(engine: AnyEngine, worker: SimWorker, limit: int) -> list[Row]:
-    """End-to-end control steps per second, over chunks of `EXECUTE` steps, without and with thoughts."""
+    """End-to-end control steps per second, without and with thoughts: over chunks of `EXECUTE` steps, over all."""
     rows = []
     for think in (False, True):
         spent = control_steps(engine.policy(think=think), worker, limit)
         chunks = [spent[i : i + EXECUTE] for i in range(0, len(spent) - EXECUTE + 1, EXECUTE)]
         rates = [len(chunk) / sum(chunk) for chunk in chunks]
-        rows.append(summarise(f"end to end, {'thinking' if think else 'not thinking'}", "steps/s", rates, slow_end=5))
+        name = f"end to end, {'thinking' if think else 'not thinking'}"
+        rows.append(summarise(name, "steps/s", rates, slow_end=5))
+        rows.append(summarise(f"{name}, whole rollout", "steps/s", [len(spent) / sum(spent)]))
     return rows
 
 

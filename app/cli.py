@@ -18,6 +18,7 @@ from app.ask_cli import answer_questions, ask, is_question_set, quiz
 from app.collect_cli import collect
 from app.serve_cli import Schedule, serve_model
 from app.train_cli import train
+from model.config import GENERALIST, folder_of, is_hub_id
 
 if TYPE_CHECKING:
     from app.remote import RemoteEngine
@@ -37,16 +38,16 @@ assets = typer.Typer(help="Files that do not come with the project.", no_args_is
 cli.add_typer(assets, name="assets")
 
 MODELS = (
-    "`nano`, a checkpoint folder (ours or a released run), the hub id of a released run, http://HOST:PORT of "
-    "`serve-model`, or `expert` (scripted, sees the state)."
+    "`generalist`, `nano` (stage 1), a checkpoint folder (ours or a released run), the hub id of a released run, "
+    "http://HOST:PORT of `serve-model`, or `expert` (scripted, sees the state)."
 )
 Model = Annotated[str, typer.Option(help=MODELS)]
 Learned = Annotated[
     str,
     typer.Option(
         "--model",
-        help="`nano`, a checkpoint folder (ours or a released run), the hub id of one, or http://HOST:PORT of "
-        "`serve-model`.",
+        help="`generalist`, `nano` (stage 1), a checkpoint folder (ours or a released run), the hub id of one, or "
+        "http://HOST:PORT of `serve-model`.",
     ),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Simulator processes.")]
@@ -56,7 +57,7 @@ JsonFile = Annotated[Path | None, typer.Option("--json", dir_okay=False, help="A
 @cli.callback(invoke_without_command=True)
 def serve(
     context: typer.Context,
-    model: Annotated[str, typer.Option(help=MODELS, envvar="INSTRUCTVLA_MODEL")] = "nano",
+    model: Annotated[str, typer.Option(help=MODELS, envvar="INSTRUCTVLA_MODEL")] = GENERALIST,
     against: Annotated[str | None, typer.Option(help="A second model to compare it with; named as --model.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.", envvar="GRADIO_SERVER_NAME")] = "127.0.0.1",
     port: Annotated[
@@ -126,7 +127,7 @@ def evaluate(
     suite: Annotated[
         str, typer.Option(help="A suite in assets/suites, a .yaml file, `vqa` or a .tsv file (questions).")
     ],
-    model: Model = "nano",
+    model: Model = GENERALIST,
     think: Annotated[Literal["on", "off"], typer.Option(help="Write a thought before planning.")] = "on",
     episodes: Annotated[int | None, typer.Option(min=1, help="Seeds per task; default: the suite's.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Step limit; default: the suite's.")] = None,
@@ -229,7 +230,7 @@ def compare(
 
 @cli.command()
 def bench(
-    model: Learned = "nano",
+    model: Learned = GENERALIST,
     random_2b: Annotated[
         bool, typer.Option("--random-2b", help="Measure a released generalist's sizes, with random weights.")
     ] = False,
@@ -270,12 +271,12 @@ def bench(
 
 def check_model(name: str) -> None:
     """Raise `ValueError` for a model that cannot exist, before anything slow is imported."""
-    from model.config import is_hub_id
-
     if name.startswith(("http://", "https://")):
         return
-    if name not in ("nano", "expert") and not Path(name).is_dir() and not is_hub_id(name):
-        raise ValueError(f"There is no model {name!r}: choose nano, expert, the folder of a checkpoint, or a hub id.")
+    if name != "expert" and not folder_of(name).is_dir() and not is_hub_id(name):
+        raise ValueError(
+            f"There is no model {name!r}: choose generalist, nano, expert, the folder of a checkpoint, or a hub id."
+        )
 
 
 def check_port(host: str, port: int) -> None:
@@ -293,7 +294,7 @@ def check_learned(name: str) -> None:
     """As `check_model`, and the scripted expert does not count: it answers nothing and has no weights."""
     check_model(name)
     if name == "expert":
-        raise ValueError("The scripted expert is no model; choose nano or the folder of a checkpoint.")
+        raise ValueError("The scripted expert is no model; choose generalist, nano or the folder of a checkpoint.")
 
 
 def changes_of(model: str, schedule: str | None) -> Changes:

@@ -87,15 +87,15 @@ def check_base_weights() -> Check:
 
 
 def check_checkpoint() -> Check:
-    """The shipped nano checkpoint is complete."""
-    from model.engine import NANO
+    """The shipped checkpoints are complete; the generalist shares tensors of stage 1's."""
+    from model.config import GENERALIST, STAGE1, folder_of
 
-    files = [NANO / "config.json", *NANO.glob("*.safetensors")]
-    works = files[0].is_file() and len(files) > 1
-    size = sum(path.stat().st_size for path in files[1:]) / 1e6
-    detail = f"nano, {size:.0f} MB" if works else "the nano checkpoint is missing"
-    mend = f"git checkout -- {NANO.relative_to(ROOT)}   (or serve without it: app.py --model expert)"
-    return Check("Checkpoint", works, detail, mend)
+    files = [folder_of(name) / file for name in (GENERALIST, STAGE1) for file in ("config.json", "model.safetensors")]
+    missing = [str(path.relative_to(ROOT)) for path in files if not path.is_file()]
+    size = sum(path.stat().st_size for path in files) / 1e6 if not missing else 0
+    detail = f"{missing[0]} is missing" if missing else f"{GENERALIST} and {STAGE1}, {size:.0f} MB"
+    mend = "git checkout -- assets/checkpoints   (or serve without it: app.py --model expert)"
+    return Check("Checkpoint", not missing, detail, mend)
 
 
 def check_released() -> Check:

@@ -25,6 +25,7 @@ from app.service import Service
 from app.sessions import Sessions
 from app.settings import Settings
 from app.views import ask, benchmark, command, compare
+from model.config import GENERALIST
 from model.data.things import load_catalog
 from sim.worker import EITHER, WorkerPool
 
@@ -163,7 +164,7 @@ def _code(text: str) -> str:
 
 
 def serve(
-    model: str = "nano",
+    model: str = GENERALIST,
     host: str = "127.0.0.1",
     port: int = 7860,
     workers: int = 1,
@@ -175,7 +176,7 @@ def serve(
     """Serve the page until Ctrl+C; it opens at once, model and simulators come up in the background.
 
     Args:
-        model: "nano", a checkpoint folder, or "expert" for the scripted expert.
+        model: "generalist", "nano", a checkpoint folder, or "expert" for the scripted expert.
         host, port: where to listen; "0.0.0.0" opens it to the network.
         workers: simulators, that is rollouts at the same time.
         recordings: folder for finished rollouts.

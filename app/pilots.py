@@ -137,7 +137,7 @@ class Scripted:
         return Expert(simulator, spec, think)
 
     def ask(self, image: Image | Sequence[Image], question: str, history: Sequence[Turn] = ()) -> Iterator[str]:
-        raise ValueError("The scripted expert answers no questions: start the page with --model nano.")
+        raise ValueError("The scripted expert answers no questions: start the page with --model generalist.")
 
 
 class Expert:
@@ -169,7 +169,7 @@ class Expert:
 
     def rethink(self, observation: Observation, thought: str) -> None:
         """Raises `ValueError`: its words are not where its actions come from."""
-        raise ValueError("The scripted expert does not act on thoughts: start the page with --model nano.")
+        raise ValueError("The scripted expert does not act on thoughts: start the page with --model generalist.")
 
     def act(self, observation: Observation) -> Action:
         """The expert's (7,) action for the present state."""

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from model import checkpoints
+from model.config import folder_of
 from model.data.photos import PhotoSet
 from model.data.scenes import SceneDataset
 from model.data.things import load_catalog
-from model.engine import NANO
 from model.instructvla import InstructVLA
 from model.prompts import Prompter
 from model.training.answering import gate_means, photo_scores, request_scores, scene_scores
@@ -18,7 +18,7 @@ from model.training.answering import gate_means, photo_scores, request_scores, s
 
 def quizzed(model: str, photos: Path | None, scenes: Path | None, limit: int) -> dict[str, float]:
     """Scores by name: of photographs, of scenes as "scene ...", of requests where it acts, the gates of two experts."""
-    loaded = checkpoints.load(NANO if model == "nano" else Path(model))
+    loaded = checkpoints.load(folder_of(model))
     network, prompter = loaded.model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), loaded.prompter
     with torch.autocast(network.device.type, torch.bfloat16, enabled=network.autocast):
         return _asked(network, prompter, photos, scenes, limit, acts=loaded.statistics is not None)

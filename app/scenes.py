@@ -29,6 +29,14 @@ FAMILIES: dict[str, Kind] = {
     "Close drawer": "close",
 }
 LOOKS: dict[str, Variation] = {"Light": "light", "Table top": "texture", "Camera": "camera"}
+FREE_WORDS: dict[Kind, str] = {
+    "put_in": "This goes to the rabbit. Have it waiting in the basket.",
+    "near": "My torch is dead. Leave what it needs next to the red cube.",
+    "open": "Make room for the cutlery, it goes into the topmost drawer.",
+    "put_on": "把胡萝卜放到白色盘子上。",
+    "pick": "Nimm den grünen Würfel.",
+}
+"""What somebody might say of each family's first scene; in Chinese: put the carrot on the white plate."""
 LABELS: dict[str, str] = {kind: label for label, kind in FAMILIES.items()}
 TEXT_LIMIT = 500
 FIRST_SEED = EVALUATION_SEEDS.start
@@ -113,12 +121,27 @@ def odds(kind: str, model: str) -> str:
         )
     except (OSError, ValueError, KeyError, StopIteration):
         return f"{label}: not measured yet for this model."
-    return f"{label}: solved {measured}."
+    return f"{label}: solved {measured}.{_free_odds(model)}"
+
+
+def _free_odds(model: str) -> str:
+    """The same for requests in other words than the scenes' own, where that was measured."""
+    try:
+        report = json.loads((checkpoint_folder(model) / "instruct-on.json").read_text(encoding="utf-8"))
+        solved = sum(task["successes"] for task in report["tasks"])
+        return f" Of {report['episodes']} unseen requests in free words it solved {solved}."
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def examples() -> list[tuple[Kind, int, str]]:
-    """One scene per family with its instruction, ready to click."""
-    return [(kind, FIRST_SEED, template(kind, FIRST_SEED)) for kind in FAMILIES.values()]
+    """One scene per family with its instruction, then some in free words, ready to click."""
+    return [(kind, FIRST_SEED, template(kind, FIRST_SEED)) for kind in FAMILIES.values()] + free_examples()
+
+
+def free_examples() -> list[tuple[Kind, int, str]]:
+    """The same scenes, and what somebody might say about them."""
+    return [(kind, FIRST_SEED, words) for kind, words in FREE_WORDS.items()]
 
 
 def shipped_examples() -> list[Recording]:

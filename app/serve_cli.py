@@ -6,17 +6,21 @@ from typing import Annotated
 
 import typer
 
+from model.config import GENERALIST
+
 Schedule = Annotated[
     str | None,
     typer.Option(
-        help="Steps between renewals. nano: think_every=20,execute=8; released models: think_every=20,latent_every=1,"
+        help="Steps between renewals. Ours: think_every=20,execute=8; released models: think_every=20,latent_every=1,"
         "thought_tokens=50. Name what you change.",
     ),
 ]
 
 
 def serve_model(
-    model: Annotated[str, typer.Option(help="`nano`, a checkpoint folder, or the hub id of a released run.")] = "nano",
+    model: Annotated[
+        str, typer.Option(help="`generalist`, `nano`, a checkpoint folder, or the hub id of a released run.")
+    ] = GENERALIST,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     replicas: Annotated[int, typer.Option(min=1, help="Copies of the model, at least.")] = 1,

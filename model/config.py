@@ -216,6 +216,16 @@ class ReleasedConfig:
 RELEASED_2B = ReleasedConfig()
 
 
+CHECKPOINTS = Path(__file__).resolve().parent.parent / "assets" / "checkpoints"
+GENERALIST, STAGE1 = "generalist", "nano"
+"""The models that come with the project: of two experts, which is used where none is named, and of stage 1 alone."""
+
+
+def folder_of(name: str) -> Path:
+    """Where the checkpoint of a model would be that is named: a shipped one, or a path."""
+    return CHECKPOINTS / name if name in (GENERALIST, STAGE1) else Path(name)
+
+
 def is_hub_id(name: str) -> bool:
     """Whether a model's name reads `owner/name`: what is no folder here may be a released run on the hub."""
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) is not None

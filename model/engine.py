@@ -7,7 +7,6 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor
 from model import checkpoints, released_checkpoints
 from model.batching import Batcher
 from model.cache import DecoderCache
-from model.config import is_hub_id
+from model.config import GENERALIST, folder_of, is_hub_id
 from model.ensemble import WIDOWX
 from model.instructvla import LanguageModel
 from model.policy import InstructPolicy, Schedule
@@ -31,7 +30,6 @@ from sim.interface import Image
 
 logger = logging.getLogger(__name__)
 
-NANO = Path(__file__).resolve().parent.parent / "assets" / "checkpoints" / "nano"
 Changes = tuple[tuple[str, int], ...]
 """Of a schedule: names and the values that replace its defaults."""
 MAX_ANSWER_TOKENS = 64
@@ -45,15 +43,15 @@ MAX_PICTURES = 4
 class Engine:
     """Holds one model. `start` loads it in a thread; `policy` and `ask` wait for it.
 
-    `name` is "nano" (the embedded checkpoint), the folder of a checkpoint, ours or a released run, or the hub id of a
-    released run. `compat` names how faithful a released model is to what upstream got wrong (`model.config.COMPAT`).
-    Of the rollouts that want the same forward pass at the same time, up to `batch` share it (`model.batching`); one by
-    one is to the bit what each would get alone. `schedule` changes when the model's policies think and plan
-    (`model.policy.Schedule`, `model.released_policy.Schedule`).
+    `name` is "generalist" or "nano" (the embedded checkpoints), the folder of a checkpoint, ours or a released run,
+    or the hub id of a released run. `compat` names how faithful a released model is to what upstream got wrong
+    (`model.config.COMPAT`). Of the rollouts that want the same forward pass at the same time, up to `batch` share
+    it (`model.batching`); one by one is to the bit what each would get alone. `schedule` changes when the model's
+    policies think and plan (`model.policy.Schedule`, `model.released_policy.Schedule`).
     """
 
     def __init__(
-        self, name: str = "nano", compat: str = "released", batch: int = 1, schedule: Changes = ()
+        self, name: str = GENERALIST, compat: str = "released", batch: int = 1, schedule: Changes = ()
     ) -> None:
         self.name = name
         self._compat, self._batch, self._changes = compat, batch, schedule
@@ -96,7 +94,7 @@ class Engine:
             self._done.set()
 
     def _read(self) -> checkpoints.Loaded | Released:
-        self._folder = NANO if self.name == "nano" else Path(self.name)
+        self._folder = folder_of(self.name)
         if is_hub_id(self.name) and not self._folder.exists():
             self._folder = released_checkpoints.fetch(self.name)
         if released_checkpoints.is_released(self._folder):

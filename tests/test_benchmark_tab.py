@@ -20,11 +20,11 @@ from sim.suite import load_suite
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkpoint's folder with the settings that every checkpoint has."""
-    (tmp_path / "nano").mkdir()
+    (tmp_path / "generalist").mkdir()
     monkeypatch.setattr(scenes, "CHECKPOINTS", tmp_path)
-    (tmp_path / "nano" / "meta.json").write_text('{"about": "a model"}')
-    (tmp_path / "nano" / "config.json").write_text("[1, 2]")
-    return tmp_path / "nano"
+    (tmp_path / "generalist" / "meta.json").write_text('{"about": "a model"}')
+    (tmp_path / "generalist" / "config.json").write_text("[1, 2]")
+    return tmp_path / "generalist"
 
 
 def played(suite: str, model: str, solved: int) -> Report:
@@ -38,12 +38,12 @@ def played(suite: str, model: str, solved: int) -> Report:
 
 
 def test_nothing_measured_is_said_in_a_sentence(folder: Path) -> None:
-    assert "Nothing has been measured yet" in tables("nano")
+    assert "Nothing has been measured yet" in tables("generalist")
 
 
 def test_the_numbers_are_those_of_the_file(folder: Path) -> None:
     played("tabletop-basic", "nano (<b>), thinking", 7).save(folder / "evaluation.json")
-    shown = tables("nano")
+    shown = tables("generalist")
     assert "7 of 10" in shown and "70% <small>(40%–89%)</small>" in shown and "mean over tasks 70.0%" in shown
     assert "nano (&lt;b&gt;), thinking" in shown and "McNemar" not in shown and "<details>" not in shown
     families = {recording.scene().family for recording in scenes.shipped_examples()}
@@ -53,7 +53,7 @@ def test_the_numbers_are_those_of_the_file(folder: Path) -> None:
 def test_a_second_run_of_a_suite_is_compared_with_the_first(folder: Path) -> None:
     played("tabletop-instruct", "thinking", 6).save(folder / "instruct-off.json")
     played("tabletop-instruct", "not thinking", 8).save(folder / "instruct-on.json")
-    shown = tables("nano")
+    shown = tables("generalist")
     assert "Against thinking: 160 gained and 0 lost of 800 shared episodes" in shown
     assert shown.count("<summary>All 80 tasks</summary>") == 2 and "situated" in shown
 
@@ -66,7 +66,7 @@ def test_questions_are_shown_per_category(folder: Path) -> None:
     report = summarise("nano (01234567)", "vqa", False, answers)
     (folder / "vqa.json").write_text(json.dumps(asdict(report)))
     assert VqaReport.load(folder / "vqa.json") == report
-    shown = tables("nano")
+    shown = tables("generalist")
     assert "67% <small>" in shown and "33% <small>" in shown and "colour" in shown and "commonest answer" in shown
 
 

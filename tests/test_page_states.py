@@ -220,6 +220,9 @@ def test_odds_come_from_the_evaluation_or_say_that_there_is_none(tmp_path: Path)
     told = scenes.odds("put_on", str(tmp_path))
     assert told == "Put on: solved 14 of 20 unseen scenes (95 % interval 48\u201386 %)."
     assert "not measured yet" in scenes.odds("stack", str(tmp_path))
+    free = {"episodes": 3, "tasks": [{"successes": 1}, {"successes": 0}, {"successes": 1}]}
+    (tmp_path / "instruct-on.json").write_text(json.dumps(free))
+    assert scenes.odds("put_on", str(tmp_path)) == f"{told} Of 3 unseen requests in free words it solved 2."
     assert "expert" in scenes.odds("stack", "expert")
 
 

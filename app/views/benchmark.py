@@ -15,6 +15,7 @@ from app import scenes
 from app.pilots import Pilot
 from app.views.widgets import HIDDEN
 from app.vqa import ALL, VqaReport
+from model.config import GENERALIST
 from sim.compare import group_means, pairing
 from sim.evaluate import Report
 from sim.twins import Scene
@@ -37,7 +38,7 @@ def build(tab: gr.Tab, pilot: Pilot) -> None:
 
 
 def reports_of(model: str) -> list[tuple[Path, Report | VqaReport]]:
-    """Evaluations beside a model's checkpoint, `evaluation.json` first; where it has none, the shipped nano's."""
+    """Evaluations beside a model's checkpoint, `evaluation.json` first; where it has none, the shipped generalist's."""
     found: list[tuple[Path, Report | VqaReport]] = []
     files = scenes.checkpoint_folder(model).glob("*.json")
     for path in sorted(files, key=lambda path: (path.stem != "evaluation", path.stem)):
@@ -47,7 +48,7 @@ def reports_of(model: str) -> list[tuple[Path, Report | VqaReport]]:
                 break
             except ValueError:
                 pass  # a checkpoint's own settings, or the other kind
-    return found if found or model == "nano" else reports_of("nano")
+    return found if found or model == GENERALIST else reports_of(GENERALIST)
 
 
 def tables(model: str) -> str:

@@ -1,4 +1,4 @@
-"""The shipped nano, for real: it loads, thinks, drives the simulator and answers. Set-up has fetched its backbone."""
+"""The shipped models, for real: they load, think, drive the simulator and answer. Set-up has fetched their backbone."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +11,10 @@ from app.events import Command, Frame, Outcome, Planned, SceneReady, ThoughtDone
 from app.quiz import quizzed
 from app.recording import Recorder
 from app.steering import Steering
+from model.config import CHECKPOINTS, GENERALIST, STAGE1
 from model.data.scenes import SceneWriter
 from model.data.splits import seed_held_out
-from model.engine import NANO, Engine
+from model.engine import Engine
 from sim.suite import EVALUATION_SEEDS
 from sim.tasks import Goal, SceneSpec
 from sim.worker import SimWorker
@@ -21,9 +22,9 @@ from sim.worker import SimWorker
 SCENE = SceneSpec(goal=Goal(kind="put_on", source="strawberry", target="white_plate"), seed=EVALUATION_SEEDS.start + 1)
 
 
-@pytest.fixture(scope="module")
-def engine() -> Engine:
-    return Engine("nano").wait()
+@pytest.fixture(scope="module", params=[GENERALIST, STAGE1])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    return Engine(request.param).wait()
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +34,11 @@ def worker() -> Iterator[SimWorker]:
     worker.close()
 
 
-def test_checkpoint_fits_its_budget_and_has_a_card() -> None:
-    assert sum(path.stat().st_size for path in NANO.iterdir()) < 120e6
-    assert (NANO / "README.md").is_file() and (NANO / "evaluation.json").is_file()
+@pytest.mark.parametrize("name", [GENERALIST, STAGE1])
+def test_a_checkpoint_fits_its_budget_and_has_a_card(name: str) -> None:
+    folder = CHECKPOINTS / name
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 120e6
+    assert (folder / "README.md").is_file() and (folder / "evaluation.json").is_file()
 
 
 def test_a_full_rollout_thinks_approaches_and_is_recorded(engine: Engine, worker: SimWorker, tmp_path: Path) -> None:
@@ -83,9 +86,9 @@ def test_it_answers_about_a_picture(engine: Engine, worker: SimWorker) -> None:
 
 def test_a_quiz_says_what_requests_come_to(tmp_path: Path) -> None:
     writer, seed = SceneWriter(tmp_path), next(seed for seed in range(100) if seed_held_out(seed))
-    picture = (NANO.parents[1] / "examples" / "02-put-on" / "poster.jpg").read_bytes()
+    picture = (CHECKPOINTS.parent / "examples" / "02-put-on" / "poster.jpg").read_bytes()
     writer.add("one", seed, picture, {"carrot": [0.4, 0.6], "white_plate": [0.6, 0.5]}, {})
-    scores = quizzed("nano", None, tmp_path, limit=1)
+    scores = quizzed(STAGE1, None, tmp_path, limit=1)
     assert scores["scene questions"] == 8 and 0 <= scores["meant"] <= scores["replies"] <= 1
     assert scores["reply plain"] > 0.4  # what stage 1 learned to say of plain commands
     assert "gate text" not in scores  # one expert has no gates
