@@ -6,7 +6,9 @@ import json
 import os
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from html import escape
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -213,6 +215,7 @@ def launch(
 
     Only finished recordings, the shipped examples and pictures may be read through it.
     """
+    _warm_up()
     gate = Middleware(Gate, settings=settings, health=health)
     page.launch(
         server_name=host,
@@ -232,3 +235,10 @@ def launch(
         quiet=True,
     )
     return page.local_url
+
+
+def _warm_up() -> None:
+    """What Gradio would do at the first visitor, half a second long: choose a backend to plot with."""
+    os.environ.setdefault("MPLBACKEND", "agg")
+    with suppress(ImportError):
+        import_module("matplotlib")
