@@ -61,7 +61,8 @@ def main() -> None:
             subprocess.run(given, check=True)
             small.replace(saved.video)
             place = scenes.EXAMPLES / f"{number:02}-{kind.replace('_', '-')}"
-            shutil.rmtree(place, ignore_errors=True)
+            for former in scenes.EXAMPLES.glob(f"{number:02}-*"):
+                shutil.rmtree(former)
             shutil.move(saved.folder, place)
             solved = isinstance(event, Outcome) and event.success
             print(f"{place.name}: {'solved' if solved else 'not solved'}, {spec.text}", flush=True)

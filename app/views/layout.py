@@ -21,6 +21,8 @@ from sim.twins import Scene
 
 PAUSE, RESUME = "Pause", "Resume"
 CHANGE = "Does it really look? Change the scene"
+MANY = 20
+"""So many entries of a list are shown at once."""
 EXAMPLE = "Example, recorded earlier."
 THOUGHTS_HINT = "What the model writes before it moves shows up here."
 
@@ -117,6 +119,7 @@ def _controls(first: Scene, pilot: Pilot) -> dict[str, Any]:
         components=["textbox"],
         samples=[[text] for _, _, text in scenes.examples()],
         type="index",
+        samples_per_page=MANY,
         label="Try one",
         elem_id="examples",
     )
@@ -195,6 +198,7 @@ def _recording(pilot: Pilot, shipped: list[Recording]) -> dict[str, Any]:
             components=["textbox"],
             samples=[[title(recording)] for recording in shipped],
             type="index",
+            samples_per_page=MANY,
             label="Recorded earlier",
             visible=bool(shipped),
             elem_id="gallery",
@@ -232,7 +236,7 @@ def title(recording: Recording) -> str:
     """A shipped rollout in a list: its words and how it ended."""
     end = recording.events()[-1]
     sign = "\u2713" if isinstance(end, Outcome) and end.success else "\u2717"
-    return f"{sign} {recording.scene().text}{'' if recording.about()['think'] else ' (not thinking)'}"
+    return f"{sign} {'' if recording.about()['think'] else 'not thinking: '}{recording.scene().text}"
 
 
 def caption_of(recording: Recording, lead: str, fingerprint: str | None = None) -> str:
