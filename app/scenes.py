@@ -121,17 +121,17 @@ def odds(kind: str, model: str) -> str:
         )
     except (OSError, ValueError, KeyError, StopIteration):
         return f"{label}: not measured yet for this model."
-    return f"{label}: solved {measured}.{_free_odds(model)}"
+    return " ".join([f"{label}: solved {measured}.", *_free_odds(model)])
 
 
-def _free_odds(model: str) -> str:
-    """The same for requests in other words than the scenes' own, where that was measured."""
+def _free_odds(model: str) -> list[str]:
+    """The same, one sentence, for requests in other words than the scenes' own, where that was measured."""
     try:
         report = json.loads((checkpoint_folder(model) / "instruct-on.json").read_text(encoding="utf-8"))
         solved = sum(task["successes"] for task in report["tasks"])
-        return f" Of {report['episodes']} unseen requests in free words it solved {solved}."
+        return [f"Of {report['episodes']} unseen requests in free words it solved {solved}."]
     except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        return []
 
 
 def examples() -> list[tuple[Kind, int, str]]:

@@ -108,10 +108,10 @@ def test_thinking_and_planners_arrive_where_they_belong(monkeypatch: pytest.Monk
     common = ["evaluate", "--suite", "tabletop-instruct"]
     run(*common, "--think", "off")
     own = load_suite("tabletop-instruct").tasks[0].instruction
-    assert seen == [("think", False), ("nano (abc), not thinking", own, False)]
+    assert seen == [("think", False), ("generalist (abc), not thinking", own, False)]
     seen.clear()
     out = run(*common, "--planner-oracle", "--failures", str(tmp_path))
-    assert seen == [("think", True), ("nano (abc), thinking, oracle planner", None, True)]
+    assert seen == [("think", True), ("generalist (abc), thinking, oracle planner", None, True)]
     assert "mean success, plain" in out
     seen.clear()
     run(*common, "--model", "random")

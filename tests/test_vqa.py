@@ -147,8 +147,8 @@ def test_the_command_asks_scores_and_writes(
     monkeypatch.setattr(sys, "argv", ["app.py", "evaluate", "--suite", str(file), "--json", str(tmp_path / "out.json")])
     with pytest.raises(SystemExit):
         cli.main()
-    assert "nano (ffffffff) on set: 4 questions" in capsys.readouterr().out
-    assert json.loads((tmp_path / "out.json").read_text())["model"] == "nano (ffffffff)"
+    assert "generalist (ffffffff) on set: 4 questions" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out.json").read_text())["model"] == "generalist (ffffffff)"
     for arguments, sentence in [
         (["--suite", "none.tsv"], "There is no file none.tsv"),
         (["--suite", "vqa", "--model", "expert"], "expert is no model"),
