@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from app.recording import Recording
+from model.config import CHECKPOINTS
 from sim.suite import EVALUATION_SEEDS
 from sim.tasks import Kind, SceneSpec, Variation, instruction, sample_goal
 from sim.twin_assets import WIDOWX, missing
@@ -17,7 +18,6 @@ from sim.twins import TWINS, Scene, TwinScene
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 EXAMPLES = ASSETS / "examples"
 PICTURES = ASSETS / "pictures"
-CHECKPOINTS = ASSETS / "checkpoints"
 
 FAMILIES: dict[str, Kind] = {
     "Pick up": "pick",
