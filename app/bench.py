@@ -26,7 +26,7 @@ from model.policy import EXECUTE, InstructPolicy
 from model.released_checkpoints import Released
 from model.released_policy import ReleasedPolicy
 from sim.interface import Observation
-from sim.tasks import SceneSpec, sample_goal
+from sim.tasks import KINDS, SceneSpec, sample_goal
 from sim.worker import SimWorker
 
 AnyEngine = Engine | RemoteEngine
@@ -47,9 +47,10 @@ class Row:
     bar: str = ""
 
 
-def scene() -> SceneSpec:
-    """The scene everything is measured on: a validation seed."""
-    return SceneSpec(goal=sample_goal("put_on", seed=SEED), seed=SEED)
+def scene(number: int = 0) -> SceneSpec:
+    """The scene everything is measured on, a validation seed; other numbers are of other families in turn."""
+    kind = KINDS[(number + 1) % len(KINDS)]
+    return SceneSpec(goal=sample_goal(kind, seed=SEED + number), seed=SEED + number)
 
 
 def summarise(name: str, unit: str, values: list[float], slow_end: int = 95, bar: str = "") -> Row:
@@ -99,14 +100,15 @@ def bench_loading(load: Callable[[], AnyEngine]) -> tuple[AnyEngine, Row]:
     return engine, summarise("model load", "s", spent)
 
 
-def bench_text(engine: AnyEngine, observation: Observation, times: int) -> list[Row]:
-    """Time to the first token and decoding rate, of thoughts and of answers."""
+def bench_text(engine: AnyEngine, worker: SimWorker, times: int) -> list[Row]:
+    """Time to the first token and decoding rate, of thoughts and of answers: each time another scene and request."""
     first: dict[str, list[float]] = {"thought": [], "answer": []}
     rate: dict[str, list[float]] = {"thought": [], "answer": []}
     policy = engine.policy(think=True)
-    assert observation.image is not None
-    for _ in range(times):
-        policy.reset(scene().text)
+    for number in range(times):
+        observation = worker.reset(scene(number))
+        assert observation.image is not None
+        policy.reset(scene(number).text)
         for kind in first:
             started = time.perf_counter()
             stream = policy.think(observation) if kind == "thought" else engine.ask(observation.image, QUESTION)
@@ -222,7 +224,7 @@ def bench(load: Callable[[], AnyEngine], model: str, times: int, limit: int = 60
         observation = worker.reset(scene())
         rows = [
             loading,
-            *bench_text(engine, observation, times),
+            *bench_text(engine, worker, times),
             *bench_planning(engine, observation, times),
             *bench_simulator(worker, times),
             *bench_control(engine, worker, limit),

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from model.attention import attend
 from model.config import InstructVLAConfig
+from model.products import linear
 from model.vision import Block, pixel_shuffle
 
 PLACES = 2
@@ -83,15 +84,16 @@ class ExpertLayer(nn.Module):
         past: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """(B, L, D) to (B, L, D), and this layer's (keys, values) of shape (B, heads, L, D / heads)."""
-        query, key, value = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        qkv = linear(self.attention_norm(x), self.qkv.weight)
+        query, key, value = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         query, key = rotate(query, *positions), rotate(key, *positions)
         own = (key, value)
         if past is not None:
             key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
         attended = attend(query, key, value, bias)
-        x = x + self.out(attended.transpose(1, 2).flatten(2))
-        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
-        return x + self.down(F.silu(gate) * up), own
+        x = x + linear(attended.transpose(1, 2).flatten(2), self.out.weight)
+        gate, up = linear(self.mlp_norm(x), self.gate_up.weight).chunk(2, dim=-1)
+        return x + linear(F.silu(gate) * up, self.down.weight), own
 
 
 class Standardise(nn.Module):

@@ -17,9 +17,12 @@ from model import checkpoints, released_checkpoints
 from model.batching import Batcher
 from model.cache import DecoderCache
 from model.config import GENERALIST, folder_of, is_hub_id
+from model.data.annotate import names, sample_replies
+from model.drafts import Drafts
 from model.ensemble import WIDOWX
 from model.instructvla import LanguageModel
 from model.policy import InstructPolicy, Schedule
+from model.prompts import Prompter
 from model.released_checkpoints import Released
 from model.released_policy import ReleasedPolicy
 from model.released_policy import Schedule as ReleasedSchedule
@@ -86,6 +89,9 @@ class Engine:
                 self.loaded.model.settle()
             else:
                 self._batcher = Batcher(self.loaded.model, self._lock, self._batch)
+                self._drafts = _drafts(self.loaded.prompter)
+                if self.loaded.model.config.lora.experts > 1:
+                    self.loaded.model.decoder.prepare()
             self.state = "ready"
         except Exception as error:
             logger.exception("The model could not be loaded")
@@ -136,6 +142,7 @@ class Engine:
             lock=self._lock,
             batcher=self._batcher,
             schedule=schedule,
+            drafts=self._drafts,
         )
 
     @property
@@ -191,3 +198,10 @@ class Engine:
     def describe(self) -> str:
         """One line: which model speaks and what it was trained on."""
         return self.loaded.about if self.state == "ready" else f"{self.name}: {self.state}"
+
+
+def _drafts(prompter: Prompter) -> Drafts:
+    """For thoughts in the words that our models were trained to think in, with the latent queries behind them."""
+    named = {token for name in names() for token in prompter.thought_ids(f" {name}").tolist()}
+    replies = (prompter.thought_ids(reply).tolist() + prompter.query_ids.tolist() for reply in sample_replies())
+    return Drafts(replies, named)

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import LoraConfig
+from model.products import linear
 
 GATE_DROPOUT = 0.2
 
@@ -45,11 +45,11 @@ class GatedLora(nn.Module):
         `gates` is (B, T, K), or None for ones; `adapt=False` is the frozen layer alone, with no LoRA work at all.
         """
         x = x.to(self.base.weight.dtype)
-        y = self.base(x)
+        y = linear(x, self.base.weight, self.base.bias)
         if not adapt:
             return y
         down, ups = self._flat if self._flat is not None else self._flatten(x.dtype)
-        low = F.linear(self._drop(x), down).view(-1, *self.split)
+        low = linear(self._drop(x), down).view(-1, *self.split)
         if gates is not None:
             low = low * gates.to(low.dtype).reshape(-1, 1, self.split[1], 1)
         low, base = low.flatten(2), y.view(-1, y.shape[-1])

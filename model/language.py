@@ -10,7 +10,7 @@ that no label points at.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ from model.branches import Branches
 from model.cache import DecoderCache
 from model.config import DecoderConfig, LoraConfig
 from model.experts import GatedLora, ScaleHead
+from model.products import linear
 
 if TYPE_CHECKING:
     from model.static import Rows, StaticStep
@@ -101,7 +102,7 @@ class GatedMlp(nn.Module):
 
     def forward(self, x: Tensor, run: Pass) -> Tensor:
         """(B, T, dim) to (B, T, dim)."""
-        return self.down(F.silu(self.gate(x)) * self.up(x, run.gates, run.adapt), run.gates, run.adapt)
+        return self.down(F.silu(linear(x, self.gate.weight)) * self.up(x, run.gates, run.adapt), run.gates, run.adapt)
 
 
 class Layer(nn.Module):
@@ -283,7 +284,7 @@ class Decoder(nn.Module):
         hidden = hidden.to(weight.dtype)
         if self.head is not None:
             return self.head(hidden)
-        return torch.cat([F.linear(hidden, weight), F.linear(hidden, self.new_rows.to(weight.dtype))], -1)
+        return torch.cat([linear(hidden, weight), F.linear(hidden, self.new_rows.to(weight.dtype))], -1)
 
     @torch.no_grad()
     def generate(
@@ -294,40 +295,53 @@ class Decoder(nn.Module):
         stop_ids: Collection[int],
         text_only: bool = False,
         gates: list[float] | None = None,
-        draft: Sequence[int] = (),
+        draft: Callable[[Sequence[int]], Sequence[int]] | None = None,
+        beyond: list[Tensor] | None = None,
     ) -> Iterator[int]:
         """Yield greedy token ids that follow embeds (1, T, dim) until one of `stop_ids` (not yielded).
 
         `text_only` chooses among the backbone's own tokens: an answer, say, never turns into an action. `gates`
         receives, just before each token, the first expert's weight in the state that the token was read from.
-        `draft` is what might be said: read in one pass with the prompt, of which each token that would have been said
-        spares a step. It must fit the cache, which must not be shared.
+        `draft` guesses, from the tokens said so far, those that come next. They are read in the same pass as the prompt
+        or the last token, and each that would have been said spares a step. The cache must not be shared then. A guess
+        may go on behind the end: if it was right so far, `beyond` receives the states (1, N, dim) of its rest, from the
+        stop id on.
 
         Exhausted, the iterator leaves the prompt and every yielded token in the cache, ready for what comes next.
         """
-        guessed = list(draft)[:max_new_tokens]
-        prompt = embeds.shape[1]
+        said: list[int] = []
+        x = embeds
+        while True:
+            guessed = [] if draft is None else list(draft(said))[: cache.capacity - cache.length - x.shape[1]]
+            hidden, mixed = self._read(x, guessed, cache)
+            logits = self.logits(hidden[0])
+            for row, token in enumerate((logits[:, : self.config.vocab] if text_only else logits).argmax(-1).tolist()):
+                expected = row < len(guessed) and guessed[row] == token
+                if token in stop_ids and expected and beyond is not None:
+                    beyond.append(hidden[:, row + 1 :])
+                if token in stop_ids or len(said) == max_new_tokens:
+                    return
+                if gates is not None:
+                    gates.append(float(mixed[0, row, 0]))
+                yield token
+                said.append(token)
+                if not expected:
+                    x = self.embed(torch.tensor([[token]], device=x.device))
+                    break
+                cache.length += 1  # it holds the token already, behind its end
+
+    def _read(self, x: Tensor, guessed: list[int], cache: DecoderCache) -> tuple[Tensor, Tensor]:
+        """States (1, 1 + G, dim) and gates of the last of x (1, T, dim) and of G guesses, which the cache holds beyond
+        its end."""
+        if not guessed and x.shape[1] == 1 and self.static is not None and not cache.shared:
+            return self.static(x, cache)
+        last = x.shape[1] - 1
         if guessed:
-            embeds = torch.cat([embeds, self.embed(torch.tensor([guessed], device=embeds.device))], 1)
-        hidden, mixed = self(embeds, cache)
+            x = torch.cat([x, self.embed(torch.tensor([guessed], device=x.device))], 1)
+        hidden, mixed = self(x, cache)
         if guessed:
             cache.crop(cache.length - len(guessed))
-        hidden, mixed = hidden[:, prompt - 1 :], mixed[:, prompt - 1 :]
-        advance = self if self.static is None or cache.shared else self.static
-        for _ in range(max_new_tokens):
-            logits = self.logits(hidden[0, 0])
-            token = int((logits[: self.config.vocab] if text_only else logits).argmax())
-            if token in stop_ids:
-                return
-            if gates is not None:
-                gates.append(float(mixed[0, 0, 0]))
-            yield token
-            if guessed and token == guessed.pop(0):  # the cache holds it, behind its end
-                cache.length += 1
-                hidden, mixed = hidden[:, 1:], mixed[:, 1:]
-            else:
-                guessed = []
-                hidden, mixed = advance(self.embed(torch.tensor([[token]], device=embeds.device)), cache)
+        return hidden[:, last:], mixed[:, last:]
 
 
 def load_llama(decoder: Decoder, source: Path | Mapping[str, Tensor]) -> None:

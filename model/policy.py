@@ -9,7 +9,7 @@ pictures up to `REFRESH` steps younger, so an older latent is hardly new to the 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -21,6 +21,7 @@ from model.batching import Batcher
 from model.cache import DecoderCache
 from model.clock import own_time
 from model.data.statistics import ActionStatistics
+from model.drafts import Drafts
 from model.instructvla import InstructVLA, View
 from model.prompts import Prompter
 from model.streaming import inference, stream_text
@@ -55,11 +56,12 @@ class InstructPolicy:
         lock: threading.Lock,
         batcher: Batcher | None = None,
         schedule: Schedule = Schedule(),
+        drafts: Drafts = Drafts(()),
     ) -> None:
         """`batcher` is shared by the policies whose passes may be made together; None: this one always alone."""
         self._model, self._prompter, self._statistics, self._lock = model, prompter, statistics, lock
         self.batcher = batcher or Batcher(model, lock)
-        self._think, self._schedule = think, schedule
+        self._think, self._schedule, self._drafts = think, schedule, drafts
         self.timings: dict[str, float] = {}
         self.reset("")
 
@@ -78,6 +80,8 @@ class InstructPolicy:
         self._age = 0
         self._noise = torch.Generator().manual_seed(seed)
         self._prefix: DecoderCache | None = None
+        self._ahead: torch.Tensor | None = None
+        """The latents behind the thought in `_prefix`, where they were read with its end."""
         self._view: View | None = None
 
     def instruct(self, instruction: str) -> None:
@@ -103,7 +107,7 @@ class InstructPolicy:
         self.thought, self._said, self._prefix, self._view = thought, words.tolist(), cache, view
 
     def _drop_plan(self) -> None:
-        self._queue, self._latents, self._prefix, self._view = [], None, None, None
+        self._queue, self._latents, self._prefix, self._ahead, self._view = [], None, None, None, None
 
     @property
     def needs_image(self) -> bool:
@@ -124,11 +128,18 @@ class InstructPolicy:
         started = own_time()
         view = self._see(observation)
         with self._guard():
-            embeds, cache = self._model.open_prompt(self._prompter.think(self.instruction), view, MAX_THOUGHT_TOKENS)
+            prompt = self._prompter.think(self.instruction)
+            embeds, cache = self._model.open_prompt(prompt, view, MAX_THOUGHT_TOKENS)
         gates: list[float] = []
-        before, self._said = self._said, []  # most often it thinks the same again
+        beyond: list[torch.Tensor] = []
+        before, self._said = self._said, []
+        asked, queries = self._prompter.thought_ids(self.instruction).tolist(), self._prompter.query_ids.tolist()
+
+        def draft(said: Sequence[int]) -> Sequence[int]:  # most often it thinks the same again
+            return before + queries if before and not said else self._drafts.after(said, asked)
+
         tokens = self._model.decoder.generate(
-            embeds, cache, MAX_THOUGHT_TOKENS, self._prompter.stop_ids, gates=gates, draft=before
+            embeds, cache, MAX_THOUGHT_TOKENS, self._prompter.stop_ids, gates=gates, draft=draft, beyond=beyond
         )
         tokens = _noted(tokens, self._said)
         self.thought = ""
@@ -138,7 +149,8 @@ class InstructPolicy:
                 self.gate = sum(gates) / len(gates)
             gates.clear()
             yield piece
-        self._prefix, self._view = cache, view
+        whole = [states for states in beyond if states.shape[1] == len(queries)]
+        self._prefix, self._ahead, self._view = cache, next(iter(whole), None), view
         self.timings = {"think": 1e3 * (own_time() - started)}
 
     def act(self, observation: Observation) -> Action:
@@ -165,7 +177,9 @@ class InstructPolicy:
                     embeds, cache = self._model.open_prompt(self._prompter.act(self.instruction), view, 0)
                     self._model.decoder(embeds, cache=cache)
             queries = self._prompter.query_ids[None].to(self._model.device)
-            self._latents = self.batcher.read_latents(cache, queries)  # whatever was thought is in the cache
+            if self._ahead is None:
+                self._ahead = self.batcher.read_latents(cache, queries)  # whatever was thought is in the cache
+            self._latents = self._ahead
             self._age = 0
             timings["plan"] = 1e3 * (own_time() - started)
         started = own_time()
@@ -175,7 +189,7 @@ class InstructPolicy:
         assert self._latents is not None
         trunk = self.batcher.trunk(self._pixels(observation)) if view is None else view.trunk
         chunk, points, heat = self.batcher.act(trunk, self._latents, proprio, noise)
-        self._prefix = self._view = None
+        self._prefix = self._ahead = self._view = None
         self._queue = list(self._statistics.unnormalise(chunk[0].float().cpu().numpy())[: self._schedule.execute])
         source, target = points[0].tolist()
         self.focus = {"source": tuple(source), "target": tuple(target)}

@@ -53,7 +53,7 @@ class World(Stage, BaseEnv):
     SUPPORTED_OBS_MODES = ("none",)
     SUPPORTED_REWARD_MODES = ("none",)
 
-    def __init__(self, image_size: tuple[int, int] = FULL_SIZE, shader: str = "default") -> None:
+    def __init__(self, image_size: tuple[int, int] = FULL_SIZE, shader: str = "minimal") -> None:
         self.actors: dict[str, Actor] = {}
         self._present: list[str] = []
         self.cabinet: Articulation

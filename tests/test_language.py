@@ -144,12 +144,10 @@ def test_a_draft_spares_steps_and_changes_no_token(experts: int, right: int, mon
     embeds = decoder.embed(torch.randint(TINY.vocab, (1, 6)))
     plain, gates = decoder.new_cache(64), []
     expected = list(decoder.generate(embeds, plain, 20, stop_ids=(), gates=gates))
-    draft = expected[:right] + [(token + 1) % TINY.vocab for token in expected[right:]]
-    passes: list[int] = []
-    forward = decoder.forward
-    monkeypatch.setattr(decoder, "forward", lambda x, *rest: passes.append(x.shape[1]) or forward(x, *rest))
+    guess = expected[:right] + [(token + 1) % TINY.vocab for token in expected[right:]]
+    passes = count_passes(decoder, monkeypatch)
     cache, drafted_gates, lengths = decoder.new_cache(64), [], []
-    tokens = decoder.generate(embeds, cache, 20, stop_ids=(), gates=drafted_gates, draft=draft)
+    tokens = decoder.generate(embeds, cache, 20, (), gates=drafted_gates, draft=lambda said: [] if said else guess)
     said = [token for token in tokens if not lengths.append(cache.length)]  # type: ignore[func-returns-value]
     assert said == expected and lengths == list(range(6, 26)) and cache.length == 26
     assert passes == [26] + [1] * (20 - right)
@@ -157,6 +155,47 @@ def test_a_draft_spares_steps_and_changes_no_token(experts: int, right: int, mon
     monkeypatch.undo()
     queries = decoder.embed(torch.arange(TINY.vocab, TINY.vocab + EXTRA)[None])
     torch.testing.assert_close(decoder(queries, cache)[0], decoder(queries, plain)[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("experts", [1, 2])
+@torch.no_grad()
+def test_guesses_may_come_at_any_word(experts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every third token is guessed wrongly; a guess that would overflow the cache is cut, not refused."""
+    decoder = build(experts, seed=3)
+    embeds = decoder.embed(torch.randint(TINY.vocab, (1, 6)))
+    expected = list(decoder.generate(embeds, decoder.new_cache(64), 20, stop_ids=()))
+    guess = [token if place % 3 else (token + 1) % TINY.vocab for place, token in enumerate(expected)]
+    passes, cache = count_passes(decoder, monkeypatch), decoder.new_cache(26)
+    said = list(decoder.generate(embeds, cache, 20, (), draft=lambda said: guess[len(said) :] + [0] * 9))
+    assert said == expected and cache.length == 26 and len(passes) == 8
+
+
+@torch.no_grad()
+def test_a_guess_that_was_right_to_the_end_has_read_what_lies_behind_it() -> None:
+    decoder = build(2, seed=3)
+    embeds = decoder.embed(torch.randint(TINY.vocab, (1, 6)))
+    expected = list(decoder.generate(embeds, decoder.new_cache(64), 20, stop_ids=()))
+    end = next(place for place in range(3, 20) if expected[place] not in expected[:place])
+    behind = [expected[end], TINY.vocab, TINY.vocab + 1]
+    for guess in (expected[:end] + behind, [*expected[:2], 0], []):
+        cache, beyond = decoder.new_cache(64), []
+        tokens = decoder.generate(
+            embeds, cache, 20, (expected[end],), draft=lambda said, guess=guess: guess[len(said) :], beyond=beyond
+        )
+        said = list(tokens)
+        assert said == expected[:end] and cache.length == 6 + end
+        states, _ = decoder(decoder.embed(torch.tensor([behind])), cache)
+        if len(guess) > end:
+            torch.testing.assert_close(beyond[0], states, atol=1e-4, rtol=0)
+        assert len(beyond) == (len(guess) > end)
+
+
+def count_passes(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Tokens of each of the decoder's passes from now on."""
+    passes: list[int] = []
+    forward = decoder.forward
+    monkeypatch.setattr(decoder, "forward", lambda x, *rest: passes.append(x.shape[1]) or forward(x, *rest))
+    return passes
 
 
 @torch.no_grad()

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
+import torch
 
 from app import controller
 from app.events import Command, Frame, Outcome, Planned, SceneReady, ThoughtDone, ThoughtToken
@@ -14,7 +16,9 @@ from app.steering import Steering
 from model.config import CHECKPOINTS, GENERALIST, STAGE1
 from model.data.scenes import SceneWriter
 from model.data.splits import seed_held_out
+from model.drafts import Drafts
 from model.engine import Engine
+from model.policy import InstructPolicy
 from sim.suite import EVALUATION_SEEDS
 from sim.tasks import Goal, SceneSpec
 from sim.worker import SimWorker
@@ -60,6 +64,28 @@ def test_a_full_rollout_thinks_approaches_and_is_recorded(engine: Engine, worker
     assert end < min(0.03, 0.5 * start), f"the tool came no closer than {end:.3f} m, from {start:.3f} m"
     recording = recorder.save(tmp_path)
     assert (recording.folder / "rollout.mp4").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("text", [SCENE.text, "I am hungry, but leave the plate alone"])
+def test_guessing_words_changes_neither_thought_nor_latents(engine: Engine, worker: SimWorker, text: str) -> None:
+    """The plain thought is guessed to its end, with the latents behind it; both are as if written word by word."""
+    seen, told, passes = worker.reset(SCENE), [], []
+    forward = engine.model.decoder.forward
+    for guesses in (engine._drafts, Drafts(())):
+        policy = engine.policy(think=True)
+        assert isinstance(policy, InstructPolicy)
+        policy._drafts = guesses
+        policy.reset(text)
+        with patch.object(engine.model.decoder, "forward", side_effect=forward) as counted:
+            words = "".join(policy.think(seen))
+            policy.act(seen)
+            passes.append(counted.call_count)
+        assert policy._latents is not None
+        told.append((words, policy._latents))
+    (words, latents), (written, others) = told
+    assert words == written != ""
+    torch.testing.assert_close(latents, others, atol=0.05, rtol=0.02)
+    assert passes[0] < passes[1] / 2
 
 
 def tool(worker: SimWorker) -> np.ndarray:

@@ -69,3 +69,22 @@ class TemplateAnnotator:
     def _name(self, object_id: str | None) -> str:
         # A drawer's name ("top") is its id.
         return self._names.get(object_id or "", object_id or "")
+
+
+DRAWERS = ("top", "middle", "bottom")
+
+
+def names() -> list[str]:
+    """What replies can be about: every thing's name, and the drawers."""
+    return [*(thing.name for thing in load_catalog().values()), *DRAWERS]
+
+
+def sample_replies() -> list[str]:
+    """Replies in which every template has had every thing's name in both its places, though not every pair."""
+    things = names()[: -len(DRAWERS)]
+    return [
+        template.format(source=source, target=target)
+        for kind, templates in TEMPLATES.items()
+        for template in templates
+        for source, target in zip(things, DRAWERS if kind in ("open", "close") else things[::-1], strict=False)
+    ]
