@@ -47,6 +47,13 @@
     for (const timeline of document.querySelectorAll(".timeline"))
       if (videoOf(timeline) === event.target) show(timeline, event.target.currentTime);
   };
+  const load = () => {
+    for (const video of document.querySelectorAll("video[data-src]"))
+      if (video.getAttribute("src") !== video.dataset.src) video.src = video.dataset.src;
+  };
+  new MutationObserver(load).observe(document.body, { subtree: true, childList: true, attributeFilter: ["data-src"] });
+  load();
+
   // What is to play by itself is shown: browsers start no video that is out of sight.
   document.addEventListener("loadstart", ({ target }) => target.autoplay && target.scrollIntoView({ block: "nearest" }), true);
 

@@ -216,3 +216,18 @@ def test_only_nvidias_driver_renders_on_the_gpu(machine: Path, monkeypatch: pyte
 
 def test_a_space_installs_what_the_set_up_installs() -> None:
     assert (system.ROOT / "packages.txt").read_text().split() == system.DRIVER_PACKAGES
+
+
+def test_a_checkpoint_without_its_weights_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import model.config
+
+    checkpoints = tmp_path / "assets" / "checkpoints"
+    for name in ("generalist", "nano"):
+        (checkpoints / name).mkdir(parents=True)
+        (checkpoints / name / "config.json").write_text("{}")
+    (checkpoints / "nano" / "model.safetensors").write_text("")
+    monkeypatch.setattr(model.config, "CHECKPOINTS", checkpoints)
+    monkeypatch.setattr(doctor, "ROOT", tmp_path)
+    check = doctor.check_checkpoint()
+    assert not check.works and check.detail == "assets/checkpoints/generalist/model.safetensors is missing"
+    assert "git checkout" in check.mend

@@ -60,6 +60,9 @@ def test_the_page_shows_rings_from_plan_to_end() -> None:
     assert screen.layer == ""
     screen.show(Planned({"plan": 1.0}, FAR, HEAT))
     assert screen.layer == attention(HEAT) + svg(FAR, "the carrot") and ">carrot</text>" in screen.layer
+    screen.show(ThoughtStarted(20))
+    assert screen.layer == "", "that plan has been carried out"
+    screen.show(Planned({"plan": 1.0}, FAR, HEAT))
     screen.show(Outcome(False, "it is shut", 3, 1.0))
     assert screen.layer == ""
 

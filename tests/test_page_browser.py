@@ -312,3 +312,18 @@ def test_the_ask_tab_takes_pictures_and_refuses_what_is_none(page: Page, tmp_pat
     page.locator("#ask-button").click()
     expect(page.locator("#chat")).to_contain_text("The scripted expert answers no questions")
     expect(page.locator("#ask-button")).to_be_enabled()
+
+
+def test_a_recording_is_fetched_once_when_it_is_chosen(page: Page) -> None:
+    """Gradio builds what is new beside the page before it changes the page: that copy must not load its video, too."""
+    expect(page.locator("#video video")).to_have_js_property("readyState", 4)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    for entry in (1, 2, 1):
+        asked.clear()
+        page.locator("#gallery button").nth(entry).click()
+        page.wait_for_function("() => { const v = document.querySelector('#video video'); return !v.paused; }")
+        page.wait_for_timeout(300)
+        assert len([url for url in asked if url.endswith(".mp4")]) <= 1
+        video = page.locator("#video video")
+        assert video.get_attribute("data-src") == video.get_attribute("src") != ""

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from app import controller, scenes
-from app.events import Command, Event, Failure, Frame, Outcome, Planned, SceneReady, Steered, StepTiming
+from app.events import (
+    Command,
+    Event,
+    Failure,
+    Frame,
+    Outcome,
+    Planned,
+    SceneReady,
+    Steered,
+    StepTiming,
+    ThoughtStarted,
+)
 from app.exporting import as_lerobot, stretches
 from app.pilots import Pilot, problem_when_loaded
 from app.recording import Recorder, Recording, RecordingError, find
@@ -104,6 +116,7 @@ class Tab:
         self._sessions = sessions
         self._recordings = recordings
         self._shipped = shipped
+        self._drawn = cache(lambda index, weights: self._replay(shipped[index], EXAMPLE))  # what never changes
 
     def describe(self, kind: str, seed: float, look: list[Variation], request: gr.Request) -> Updates:
         """The words that go with a scene."""
@@ -166,7 +179,8 @@ class Tab:
 
     def pick_shipped(self, index: int) -> Updates:
         """Play one of the shipped rollouts."""
-        return self._replay(self._shipped[index], EXAMPLE, autoplay=True)
+        recording = self._shipped[index]
+        return self._drawn(index, self._weights()) | {self._ui.video: player(self._ui.video, recording, autoplay=True)}
 
     def export(self, run: str) -> Path:
         """The dataset of the rollout that is replayed, as a file to download."""
@@ -274,7 +288,7 @@ class Tab:
             updates[ui.camera] = camera_picture(event.jpeg)
         else:
             updates[ui.thoughts] = screen.thoughts
-        if isinstance(event, Planned | Outcome | Failure):
+        if isinstance(event, ThoughtStarted | Planned | Outcome | Failure):
             updates[ui.layer] = screen.layer
         if isinstance(event, Planned):
             points = gr.Checkbox(visible=event.focus is not None)  # a released model does not

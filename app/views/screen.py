@@ -61,7 +61,7 @@ class Screen:
                 self.status = status("Scene ready")
             case ThoughtStarted(step=step):
                 self._log.append(Entry(step))
-                self._writing = True
+                self._writing, self._planned = True, None  # what the last plan aimed at has been done
                 self.status = status("Thinking", self._progress(step))
             case ThoughtToken(text=text, gate=gate):
                 self._log[-1].words.append((text, gate))

@@ -56,13 +56,14 @@ def camera_picture(jpeg: bytes) -> str:
 def player(box: gr.HTML, recording: Recording, autoplay: bool = False) -> str:
     """A recorded rollout in the browser's own player, which keyboards and screen readers know, to be shown in `box`.
 
-    Gradio's brings a third more of its scripts to the page, for streams that we have none of.
+    Gradio's brings a third more of its scripts to the page, for streams that we have none of. `page.js` makes
+    `data-src` its source: Gradio builds what is new beside the page first, where a source would be fetched, too.
     """
     video, subtitles = (
         f"gradio_api/file={quote(box.move_resource_to_block_cache(file) or '')}"
         for file in (recording.video, recording.subtitles)
     )
     return (
-        f'<video src="{video}" controls muted playsinline preload="auto"{" autoplay" if autoplay else ""} '
+        f'<video data-src="{video}" controls muted playsinline preload="auto"{" autoplay" if autoplay else ""} '
         f'aria-label="Video of the rollout"><track src="{subtitles}" kind="captions" srclang="en" default></video>'
     )
