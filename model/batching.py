@@ -10,12 +10,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from model.cache import DecoderCache, side_by_side
 from model.clock import standing_still
 from model.instructvla import InstructVLA, View
 from model.streaming import inference
@@ -35,7 +34,7 @@ class Sample(NamedTuple):
 @dataclass(eq=False)
 class _Waiting:
     make: Callable[..., tuple[Tensor, ...]]
-    inputs: tuple[Any, ...]
+    inputs: tuple[Tensor, ...]
     result: tuple[Tensor, ...] | None = None
     error: Exception | None = None
 
@@ -75,10 +74,6 @@ class Batcher:
         """Normalised pixels (1, 3, H, W) to the expert's vision tokens (1, 1 + N, Dv) alone."""
         return self._share(self._trunk, pixels)[0]
 
-    def read_latents(self, cache: DecoderCache, queries: Tensor) -> Tensor:
-        """The latent action (1, Q, D) of the queries' ids (1, Q) behind a decoded prefix, which is used up."""
-        return self._share(self._read_latents, cache, queries)[0]
-
     def act(self, trunk: Tensor, latents: Tensor, proprio: Tensor, noise: Tensor) -> Sample:
         """Sample from trunk (1, 1 + N, Dv), latents (1, Q, D), proprio (1, 8) and noise (1, T, 7)."""
         return Sample(*self._share(self._act, trunk, latents, proprio, noise))
@@ -90,14 +85,11 @@ class Batcher:
     def _trunk(self, pixels: Tensor) -> tuple[Tensor, ...]:
         return (self._model.vision.trunk(pixels),)
 
-    def _read_latents(self, cache: DecoderCache, queries: Tensor) -> tuple[Tensor, ...]:
-        return (self._model.read_latents(cache, queries),)
-
     def _act(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         chunks, context = self._model.act(*inputs)
         return chunks, context.points, context.heat
 
-    def _share(self, make: Callable[..., tuple[Tensor, ...]], *inputs: Any) -> tuple[Tensor, ...]:
+    def _share(self, make: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
         """Make a pass for this caller, alone or in a batch."""
         mine = _Waiting(make, inputs)
         with self._change:
@@ -120,17 +112,10 @@ class Batcher:
             batch = [waiting for waiting in self._waiting if waiting.make == make][: self._size]
             self._waiting = [waiting for waiting in self._waiting if waiting not in batch]
         try:
-            results = make(*(_joined(parts) for parts in zip(*(waiting.inputs for waiting in batch), strict=True)))
+            results = make(*map(torch.cat, zip(*(waiting.inputs for waiting in batch), strict=True)))
         except Exception as error:
             for waiting in batch:
                 waiting.error = error
             return
         for row, waiting in enumerate(batch):
             waiting.result = tuple(result[row : row + 1] for result in results)
-
-
-def _joined(parts: tuple[Any, ...]) -> Any:
-    """The same input of several callers, as one: a batch of tensors, or of caches."""
-    if len(parts) == 1:
-        return parts[0]
-    return torch.cat(parts) if isinstance(parts[0], Tensor) else side_by_side(parts)

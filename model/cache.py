@@ -1,8 +1,6 @@
-"""Keys and values that the language decoder keeps, of one sequence or of several side by side."""
+"""Keys and values that the language decoder keeps."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -23,8 +21,6 @@ class DecoderCache:
         self._rows = [list(zip(*pair, strict=True)) for pair in zip(self.keys, self.values, strict=True)]
         self.length = 0
         self.shared = shared
-        self.unused: Tensor | None = None
-        """(B, 1) slots at the beginning of each row that hold nothing, where rows differ (`side_by_side`)."""
 
     @property
     def capacity(self) -> int:
@@ -56,29 +52,3 @@ class DecoderCache:
         keys[:, :, start:end] = key
         values[:, :, start:end] = value
         return keys[:, :, :end], values[:, :, :end]
-
-    def apart(self, tokens: int) -> tuple[Tensor, Tensor] | None:
-        """Positions (B, T) and slots seen (B, T, length + T) of `tokens` more; None where all rows are alike."""
-        if self.unused is None:
-            return None
-        slot = torch.arange(self.length + tokens, device=self.unused.device)
-        here = slot[self.length :]
-        return here - self.unused, (slot <= here[:, None]) & (slot >= self.unused[..., None])
-
-
-def side_by_side(caches: Sequence[DecoderCache]) -> DecoderCache:
-    """Caches of one sequence each, of any length, as one of many rows, which end together; none may be `shared`.
-
-    It has the free room of the roomiest, and what is added to it is not added to them.
-    """
-    length = max(cache.length for cache in caches)
-    room = max(cache.capacity - cache.length for cache in caches)
-    passes, layers, _, heads, _, dim = caches[0].keys.shape
-    shape = (passes, layers, len(caches), heads, length + room, dim)
-    joined = DecoderCache(shape, caches[0].keys.dtype, caches[0].keys.device)
-    for row, cache in enumerate(caches):
-        joined.keys[:, :, row, :, length - cache.length : length] = cache.keys[:, :, 0, :, : cache.length]
-        joined.values[:, :, row, :, length - cache.length : length] = cache.values[:, :, 0, :, : cache.length]
-    joined.length = length
-    joined.unused = torch.tensor([[length - cache.length] for cache in caches], device=joined.keys.device)
-    return joined

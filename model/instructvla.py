@@ -111,9 +111,13 @@ class InstructVLA(LanguageModel):
         vision = self.config.vision
         return View(trunk, self.connector(pixel_shuffle(self.vision.tail(trunk), vision.grid, vision.shuffle)))
 
-    def read_latents(self, cache: DecoderCache, ids: Tensor) -> Tensor:
-        """Append ids (B, T) that end in the queries to a decoded prefix; returns the latent action (B, Q, D)."""
-        hidden, _ = self.decoder(self.decoder.embed(ids), cache=cache)
+    def read_latents(self, cache: DecoderCache, ids: Tensor, before: Tensor | None = None) -> Tensor:
+        """Append ids (B, T) that end in the queries to a decoded prefix; returns the latent action (B, Q, D).
+
+        `before` are embeddings (B, N, D) of a prompt that has not been decoded yet: it is read in the same pass.
+        """
+        embeds = self.decoder.embed(ids)
+        hidden, _ = self.decoder(embeds if before is None else torch.cat([before, embeds], 1), cache=cache)
         return hidden[:, -self.config.queries :]
 
     def action_losses(

@@ -246,11 +246,6 @@ class Decoder(nn.Module):
         if tokens > 1 and branch is None:  # no token sees a later one
             bias = x.new_full((tokens, past + tokens), -torch.inf, dtype=dtype).triu(past + 1)
         cos, sin = self.rotary(position, tokens, x.device, dtype)
-        apart = None if cache is None else cache.apart(tokens)
-        if apart is not None:
-            positions, seen = apart
-            cos, sin = (wave[positions][:, None] for wave in self.rotary(0, past + tokens, x.device, dtype))
-            bias = torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, -torch.inf)[:, None]
         if branch is not None:
             branches = Branches.of(branch)
             cos, sin = cos[branches.positions][:, None], sin[branches.positions][:, None]

@@ -170,17 +170,16 @@ class InstructPolicy:
         view = self._view
         if self._latents_due:
             started = own_time()
-            cache = self._prefix
-            if cache is None:
+            queries = self._prompter.query_ids[None].to(self._model.device)
+            if self._prefix is None:
                 view = self._see(observation)
                 with self._guard():
                     embeds, cache = self._model.open_prompt(self._prompter.act(self.instruction), view, 0)
-                    self._model.decoder(embeds, cache=cache)
-            queries = self._prompter.query_ids[None].to(self._model.device)
-            if self._ahead is None:
-                self._ahead = self.batcher.read_latents(cache, queries)  # whatever was thought is in the cache
-            self._latents = self._ahead
-            self._age = 0
+                    self._ahead = self._model.read_latents(cache, queries, embeds)
+            elif self._ahead is None:
+                with self._guard():  # whatever was thought is in the cache
+                    self._ahead = self._model.read_latents(self._prefix, queries)
+            self._latents, self._age = self._ahead, 0
             timings["plan"] = 1e3 * (own_time() - started)
         started = own_time()
         action, device = self._model.config.action, self._model.device

@@ -16,14 +16,11 @@ from app.compare import play_pair
 from app.controller import Simulator, ThinkingPolicy
 from app.events import Command, Event, Failure, Frame, Outcome, Planned, ThoughtDone, ThoughtToken
 from app.steering import Steering
-from model.cache import side_by_side
 from model.clock import own_time, standing_still
-from model.instructvla import InstructVLA
-from model.prompts import Prompter
 from sim.interface import Action, Observation
 from tests.test_controller import SPEC, FakePolicy, FakeSimulator
 from tests.test_remote import TinyEngine
-from tests.tiny import TINY, byte_tokenizer, observation
+from tests.tiny import observation
 
 torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
 
@@ -69,7 +66,6 @@ def counted(engine: TinyEngine, monkeypatch: pytest.MonkeyPatch) -> dict[str, li
 
     count(engine.model, "encode", len)
     count(engine.model.vision, "trunk", len)  # which `encode` calls, too
-    count(engine.model, "read_latents", lambda cache: cache.keys.shape[2])
     count(engine.model, "act", len)
     return widths
 
@@ -82,12 +78,12 @@ def actions(events: Sequence[tuple[int, Event]], side: int) -> list[tuple[float,
     return [event.action for at, event in events if at == side and isinstance(event, Frame)]
 
 
-def test_arms_of_one_model_share_every_pass_and_do_what_each_does_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arms_of_one_model_share_passes_and_do_what_each_does_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = TinyEngine()
     alone = [list(play_pair([c], [Seeing(100 * i)], driven(engine), Steering())) for i, c in enumerate(COMMANDS)]
     widths = counted(engine, monkeypatch)
     pair = played(engine, [Seeing(0), Seeing(100)])
-    assert widths == {"encode": [2, 2], "trunk": [2, 2, 2, 2], "read_latents": [2, 2], "act": [2, 2, 2, 2]}
+    assert widths == {"encode": [2, 2], "trunk": [2, 2, 2, 2], "act": [2, 2, 2, 2]}
     for side in (0, 1):
         assert len(actions(pair, side)) == 30
         np.testing.assert_allclose(actions(pair, side), actions(alone[side], 0), atol=TOLERANCE)
@@ -103,7 +99,7 @@ def test_who_is_left_over_goes_on_alone_to_the_bit(monkeypatch: pytest.MonkeyPat
     alone = list(play_pair(COMMANDS[1:], [Seeing(100)], driven(engine), Steering()))
     widths = counted(engine, monkeypatch)
     pair = played(engine, [Seeing(0, solved_at=1), Seeing(100)])
-    assert widths["act"] == [2, 1, 1, 1] and widths["read_latents"] == [2, 1]
+    assert widths["act"] == [2, 1, 1, 1]
     assert actions(pair, 1)[24:] == actions(alone, 0)[24:], "a new latent action, seen and read by itself"
 
 
@@ -114,26 +110,6 @@ def test_one_simulator_and_two_models_share_nothing(monkeypatch: pytest.MonkeyPa
     assert widths["act"] == [1] * 4
     list(play_pair(COMMANDS, [Seeing(0), Seeing(1)], [*driven(engine)[:1], *driven(other)[:1]], Steering()))
     assert widths["act"] == [1] * 8 and others["act"] == [1] * 4
-
-
-@pytest.mark.parametrize("experts", [1, 2])
-def test_latents_read_behind_prefixes_of_any_length_equal_those_read_alone(experts: int) -> None:
-    model = InstructVLA(replace(TINY, lora=replace(TINY.lora, experts=experts))).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.1) if parameter.abs().sum() == 0 else None
-    prompter, alone, caches = Prompter(byte_tokenizer(), TINY), [], []
-    with torch.no_grad():
-        view = model.encode(torch.randn(1, 3, 28, 56))
-        for prompt in (prompter.act("go"), prompter.think("pick up the cube"), prompter.act("open the drawer")):
-            for kept in (alone, caches):
-                embeds, cache = model.open_prompt(prompt, view, 5)
-                model.decoder(embeds, cache=cache)
-                kept.append(cache)
-        queries = prompter.query_ids[None]
-        together = model.read_latents(side_by_side(caches), queries.expand(3, -1))
-        apart = torch.cat([model.read_latents(cache, queries) for cache in alone])
-    torch.testing.assert_close(together, apart, atol=TOLERANCE, rtol=TOLERANCE)
-    assert len({cache.length for cache in caches}) == 3 and not torch.allclose(apart[0], apart[1], atol=0.01)
 
 
 def test_nobody_is_waited_for_who_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
