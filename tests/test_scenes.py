@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from sim.disturb import Disturbance, disturbances, find
+from sim.layout import draw_layout
 from sim.objects import catalog
 from sim.scenes import Tabletop
 from sim.tasks import Goal, SceneSpec, sample_goal
 from sim.twins import TwinScene
+from sim.world import World
 
 STAY = np.array([0, 0, 0, 0, 0, 0, 1], dtype=np.float32)
 
@@ -22,6 +24,14 @@ def table() -> Iterator[Tabletop]:
     tabletop = Tabletop(image_size=(160, 120))
     yield tabletop
     tabletop.close()
+
+
+@pytest.fixture(scope="module")
+def reference(table: Tabletop) -> Iterator[World]:
+    """The same world, drawn by SAPIEN's default shader; built after `table`, whose own it must not change."""
+    world = World((160, 120), "default")
+    yield world
+    world.close()
 
 
 def _flat(state: dict[str, np.ndarray]) -> np.ndarray:
@@ -40,6 +50,17 @@ def test_same_seed_same_scene(table: Tabletop, kind: str) -> None:
     np.testing.assert_array_equal(_flat(table.state()), state)
     np.testing.assert_array_equal(again.proprio, first.proprio)
     np.testing.assert_array_equal(again.image, first.image)
+
+
+@pytest.mark.parametrize("kind", ["put_on", "open"])
+def test_the_faster_shader_draws_the_same_picture(table: Tabletop, reference: World, kind: str) -> None:
+    spec = SceneSpec(goal=sample_goal(kind, 3), seed=3, distractors=4, vary=frozenset({"light", "texture"}))
+    seen = table.reset(spec).image
+    reference.arrange(draw_layout(spec))
+    assert seen is not None
+    apart = np.abs(seen.astype(int) - reference.picture().astype(int))
+    assert apart.mean() < 1, "grey levels"
+    assert (apart.max(-1) > 16).mean() < 0.005, "share of the pixels, at edges"
 
 
 def test_frames_and_proprioception_have_their_declared_shape(table: Tabletop) -> None:
