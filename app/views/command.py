@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +115,7 @@ class Tab:
         self._sessions = sessions
         self._recordings = recordings
         self._shipped = shipped
-        self._drawn = cache(lambda index, weights: self._replay(shipped[index], EXAMPLE))  # what never changes
+        self._drawn = {recording.id: _drawn(recording) for recording in shipped}
 
     def describe(self, kind: str, seed: float, look: list[Variation], request: gr.Request) -> Updates:
         """The words that go with a scene."""
@@ -179,8 +178,7 @@ class Tab:
 
     def pick_shipped(self, index: int) -> Updates:
         """Play one of the shipped rollouts."""
-        recording = self._shipped[index]
-        return self._drawn(index, self._weights()) | {self._ui.video: player(self._ui.video, recording, autoplay=True)}
+        return self._replay(self._shipped[index], EXAMPLE, autoplay=True)
 
     def export(self, run: str) -> Path:
         """The dataset of the rollout that is replayed, as a file to download."""
@@ -310,15 +308,21 @@ class Tab:
     def _replay(self, recording: Recording, lead: str, autoplay: bool = False) -> Updates:
         """A recording in the lower half of the tab."""
         ui = self._ui
+        below, acted = self._drawn.get(recording.id) or _drawn(recording)
         return {
             ui.video: player(ui.video, recording, autoplay),
-            ui.timeline: timeline(recording, "video"),
+            ui.timeline: below,
             ui.caption: caption_of(recording, lead, self._weights()),
             ui.save_video: gr.DownloadButton(value=recording.video, visible=True),
             ui.save_log: gr.DownloadButton(value=recording.log, visible=True),
-            ui.export: gr.Button(visible=bool(stretches(recording))),
+            ui.export: gr.Button(visible=acted),
             ui.replayed: recording.id,
         }
+
+
+def _drawn(recording: Recording) -> tuple[str, bool]:
+    """What stands below its video, and whether it holds steps to export: slow to find out, and always the same."""
+    return timeline(recording, "video"), bool(stretches(recording))
 
 
 def described(ui: Widgets, spec: Scene, model: str) -> Updates:
