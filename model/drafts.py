@@ -30,13 +30,13 @@ class Drafts:
         self._names = frozenset(names)
         self._next = {end: [token for token, _ in follow.most_common()] for end, follow in counts.items()}
 
-    def after(self, said: Sequence[int], asked: Sequence[int], most: int = MOST) -> list[int]:
-        """At most `most` ids that may follow those `said`, where the request holds the ids `asked`; often none."""
+    def after(self, said: Sequence[int], asked: Sequence[int]) -> list[int]:
+        """At most `MOST` ids that may follow those `said`, where the request holds the ids `asked`; often none."""
         text, wanted = list(said), [token for token in asked if token in self._names]
         for token in text:
             if token in wanted:
                 wanted.remove(token)
-        while len(text) < len(said) + most:
+        while len(text) < len(said) + MOST:
             following = self._follower(text, wanted)
             if following is None:
                 break

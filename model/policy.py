@@ -149,8 +149,8 @@ class InstructPolicy:
                 self.gate = sum(gates) / len(gates)
             gates.clear()
             yield piece
-        whole = [states for states in beyond if states.shape[1] == len(queries)]
-        self._prefix, self._ahead, self._view = cache, next(iter(whole), None), view
+        self._prefix, self._view = cache, view
+        self._ahead = beyond[0] if beyond and beyond[0].shape[1] == len(queries) else None
         self.timings = {"think": 1e3 * (own_time() - started)}
 
     def act(self, observation: Observation) -> Action:

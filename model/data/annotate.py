@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from model.data.things import load_catalog
+from model.data.things import DRAWERS, load_catalog
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "pick": ("I will pick up the {source}.", "I will grasp the {source} and lift it.", "I will take the {source}."),
@@ -69,9 +69,6 @@ class TemplateAnnotator:
     def _name(self, object_id: str | None) -> str:
         # A drawer's name ("top") is its id.
         return self._names.get(object_id or "", object_id or "")
-
-
-DRAWERS = ("top", "middle", "bottom")
 
 
 def names() -> list[str]:
