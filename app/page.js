@@ -48,8 +48,12 @@
       if (videoOf(timeline) === event.target) show(timeline, event.target.currentTime);
   };
   const load = () => {
-    for (const video of document.querySelectorAll("video[data-src]"))
-      if (video.getAttribute("src") !== video.dataset.src) video.src = video.dataset.src;
+    for (const video of document.querySelectorAll("video[data-src]")) {
+      if (video.getAttribute("src") === video.dataset.src) continue;
+      for (const words of video.textTracks) words.mode = "disabled"; // or the last ones stay over what comes
+      video.src = video.dataset.src;
+      for (const words of video.textTracks) words.mode = "showing";
+    }
   };
   new MutationObserver(load).observe(document.body, { subtree: true, childList: true, attributeFilter: ["data-src"] });
   load();
