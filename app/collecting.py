@@ -16,6 +16,7 @@ from model.data.episodes import EpisodeWriter, attach_frames, missing_frames
 from model.data.scenes import SceneWriter
 from sim.collect import EPISODE_DEADLINE_S, Tally, collect, render_states
 from sim.interface import Episode, Policy
+from sim.scenes import headings
 from sim.tasks import KINDS, Kind, SceneSpec, Variation, sample_goal
 from sim.worker import SimWorker, WorkerPool
 
@@ -92,11 +93,11 @@ def collect_scenes(
     if not orders:
         return 0
     with _pool(min(workers, len(orders)), len(orders), "picture") as (pool, threads, bar):
-        for order, (jpeg, visible) in zip(
+        for order, (jpeg, visible, turned) in zip(
             orders, threads.map(lambda order: pool.attempt(lambda worker: take(worker, order)), orders), strict=True
         ):
             goal = order.scene.goal.model_dump(exclude_none=True)
-            writer.add(order.name, order.scene.seed, jpeg, visible, goal)
+            writer.add(order.name, order.scene.seed, jpeg, visible, goal, turned)
             bar.update()
     return len(orders)
 
@@ -119,14 +120,17 @@ def still_order(kinds: Sequence[Kind], seed: int, vary: bool = False) -> StillOr
     return StillOrder(f"{seed:07d}", scene, max(0, int(draw.integers(-MOST_STEPS // 2, MOST_STEPS))))
 
 
-def take(worker: SimWorker, order: StillOrder) -> tuple[bytes, dict[str, list[float]]]:
-    """Play the order; returns the JPEG and object id -> (u, v)."""
+def take(
+    worker: SimWorker, order: StillOrder
+) -> tuple[bytes, dict[str, list[float]], dict[str, tuple[float, float]]]:
+    """Play the order; returns the JPEG, object id -> (u, v), and `sim.scenes.headings`."""
     worker.reset(order.scene)
     for _ in range(order.steps):
         if worker.step(worker.expert_action(), render=False).done:
             break
     worker.observe()
-    return worker.last_jpeg, {name: list(place[:2]) for name, place in worker.visible_objects().items()}
+    visible = {name: list(place[:2]) for name, place in worker.visible_objects().items()}
+    return worker.last_jpeg, visible, worker.run(headings)
 
 
 def parse_kinds(names: str) -> list[Kind]:

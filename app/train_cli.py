@@ -54,6 +54,24 @@ def align(
 
 
 @train.command()
+def headings(
+    data: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Still pictures from `collect --scenes`.")],
+    episodes: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Episodes from `collect`.")],
+    acting: Annotated[Path, typer.Option(exists=True, file_okay=False, help="A checkpoint that acts.")],
+    out: Out,
+    steps: Steps = 3000,
+    minutes: Minutes = None,
+    seed: Seed = 0,
+    resume: Resume = False,
+) -> None:
+    """Teach the action expert to see how things lie, and to turn its hand by it."""
+    from model.training.headings import run
+
+    check_folder(out, resume)
+    run(data, episodes, acting, out, steps=steps, seed=seed, minutes=minutes)
+
+
+@train.command()
 def stage1(
     data: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Episodes from `collect`.")],
     aligned: Annotated[

@@ -7,7 +7,8 @@ the prefix never sees the actions, its keys and values are computed once and sha
 
 The nano adds one thing to the released design: two of its tokens are *places*, a source and a target pointed at in
 the image by attention from the latents and lifted to the robot's base frame. They are supervised from the simulator
-during training, make a few thousand demonstrations enough, and show a visitor what the robot is looking at.
+during training, make a few thousand demonstrations enough, and show a visitor what the robot is looking at. The
+generalist is also told how the source lies (`Heading`): demonstrations alone did not teach it to turn its hand.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ PLACES = 2
 PLACE_ORIGIN = (0.3, 0.0, 0.03)
 PLACE_SCALE = 0.1
 FOURIER_BANDS = 5
+YAW = 5
+"""Where proprioception has the gripper's commanded yaw [rad], and an action how it turns."""
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -129,6 +132,8 @@ class Standardise(nn.Module):
 class Pointer(nn.Module):
     """Where the latents point: attention over patches, refined below patch size, lifted to the base frame."""
 
+    origin: Tensor
+
     def __init__(self, latent_dim: int, feature_dim: int, hidden: int, grid: tuple[int, int]) -> None:
         super().__init__()
         self.query = nn.Linear(latent_dim, PLACES * feature_dim)
@@ -159,6 +164,42 @@ class Pointer(nn.Module):
         return heat.log_softmax(-1), points, places, attended
 
 
+class Heading(nn.Module):
+    """How the thing at a point of the picture lies, read off the tokens around it.
+
+    Told as (cos 2y, sin 2y, cos 4y, sin 4y) of the gripper's yaw y that fits, in the base frame: a long thing looks the
+    same after half a turn, a square one (the first two are 0) after a quarter, and of a round one all are 0.
+    """
+
+    around: Tensor
+
+    def __init__(self, dim: int, hidden: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.grid = grid
+        rows, columns = grid
+        v, u = torch.meshgrid(torch.arange(-1, 2) / rows, torch.arange(-1, 2) / columns, indexing="ij")
+        self.register_buffer("around", torch.stack([u, v], -1), persistent=False)
+        self.norm = nn.LayerNorm(9 * dim)
+        self.read = mlp(9 * dim, hidden, 4)
+
+    def forward(self, trunk: Tensor, points: Tensor) -> Tensor:
+        """Trunk tokens (B, 1 + N, Dv) and points (B, 2) as u, v in [0, 1] to (B, 4), float32."""
+        with torch.autocast(trunk.device.type, enabled=False):
+            tokens = trunk[:, 1:].float().transpose(1, 2).unflatten(-1, self.grid)
+            where = 2 * (points.float()[:, None, None] + self.around) - 1
+            near = F.grid_sample(tokens, where, padding_mode="border", align_corners=False)
+            return self.read(self.norm(near.flatten(1)))
+
+
+def turned(heading: Tensor, yaw: Tensor) -> Tensor:
+    """A `Heading` (B, 4) as seen by a gripper that has turned to `yaw` (B,) [rad] already."""
+    pairs = heading.unflatten(-1, (2, 2))
+    angle = yaw.float()[:, None] * torch.tensor([2.0, 4.0], device=yaw.device)
+    cosine, sine = angle.cos(), angle.sin()
+    x, y = pairs.unbind(-1)
+    return torch.stack([x * cosine + y * sine, y * cosine - x * sine], -1).flatten(1)
+
+
 @dataclass
 class Context:
     """Everything about one observation that the Euler steps share."""
@@ -168,6 +209,8 @@ class Context:
     heat: Tensor
     points: Tensor
     places: Tensor
+    turn: Tensor | None
+    """The yaws (B, T) that are added to what the transformer makes of them, where there is a `Heading`."""
 
     def repeat(self, times: int) -> list[tuple[Tensor, Tensor]]:
         """Cached keys and values, each batch row repeated for several noise draws."""
@@ -203,6 +246,11 @@ class ActionExpert(nn.Module):
         self.pointer = Pointer(config.queries * dim, vision.dim, dim, vision.grid)
         self.place_embed = mlp(vision.dim + 2 * 3 * (1 + 2 * FOURIER_BANDS), dim, dim)
         self.state_embed = mlp(action.proprio_dim * (1 + 2 * FOURIER_BANDS), dim, dim)
+        if action.heading:
+            self.heading = Heading(vision.dim, dim, vision.grid)
+            self.turn = mlp(4 + (action.proprio_dim + 2 * 3) * (1 + 2 * FOURIER_BANDS), dim, action.chunk)
+            for parameter in self.turn[-1].parameters():  # an expert that has learned acts on as before
+                nn.init.zeros_(parameter)
         self.action_in = nn.Linear(action.action_dim, dim)
         self.action_time = mlp(2 * dim, dim, dim)
         self.layers = nn.ModuleList(ExpertLayer(dim, action.heads, action.mlp) for _ in range(action.layers))
@@ -246,9 +294,8 @@ class ActionExpert(nn.Module):
         relative = (places - proprio[:, None, :3].float()) / PLACE_SCALE
         absolute = (places - self.pointer.origin) / PLACE_SCALE
         where = torch.cat([attended, fourier(relative), fourier(absolute)], dim=-1)
-        span = (self.state_high - self.state_low).clamp_min(1e-6)
-        state = (2 * (proprio.float() - self.state_low) / span - 1).clamp(-1.5, 1.5)
-        conditioning = [thought, self.place_embed(where), self.state_embed(fourier(state))[:, None]]
+        state = fourier(self._state(proprio))
+        conditioning = [thought, self.place_embed(where), self.state_embed(state)[:, None]]
         x = torch.cat([visual, *(token.to(visual.dtype) for token in conditioning)], dim=1)
         length, seen = x.shape[1], visual.shape[1]
         bias = torch.zeros(length, length, device=x.device)
@@ -258,7 +305,21 @@ class ActionExpert(nn.Module):
         for layer in self.layers:
             x, own = layer(x, positions, bias=bias)
             cache.append(own)
-        return Context(cache, length, heat, points, places)
+        turn = None
+        if self.config.action.heading:
+            turn = self.turning(self.heading(trunk, points[:, 0].detach()), places[:, 0].detach(), proprio)
+        return Context(cache, length, heat, points, places, turn)
+
+    def turning(self, heading: Tensor, place: Tensor, proprio: Tensor) -> Tensor:
+        """The chunk's yaws (B, T), normalised, towards a thing that lies so (B, 4) at a place (B, 3) [m]."""
+        relative, absolute = (place - proprio[:, :3].float()) / PLACE_SCALE, (place - self.pointer.origin) / PLACE_SCALE
+        known = [turned(heading, proprio[:, YAW]), *map(fourier, (self._state(proprio), relative, absolute))]
+        with torch.autocast(heading.device.type, enabled=False):
+            return self.turn(torch.cat(known, dim=-1))
+
+    def _state(self, proprio: Tensor) -> Tensor:
+        span = (self.state_high - self.state_low).clamp_min(1e-6)
+        return (2 * (proprio.float() - self.state_low) / span - 1).clamp(-1.5, 1.5)
 
     def velocity(self, context: Context, noisy: Tensor, time: Tensor) -> Tensor:
         """Velocity of noisy chunks. `noisy` (B, T, 7), `time` (B,); B may be a multiple of the context's batch."""
@@ -268,7 +329,10 @@ class ActionExpert(nn.Module):
         positions = self._positions(noisy.shape[1], context.length, x.device)
         for layer, past in zip(self.layers, context.repeat(repeats), strict=True):
             x, _ = layer(x, positions, past=past)
-        return self.action_head(self.out_norm(x).flatten(1)).unflatten(-1, noisy.shape[1:]).float()
+        velocity = self.action_head(self.out_norm(x).flatten(1)).unflatten(-1, noisy.shape[1:]).float()
+        if context.turn is not None:
+            velocity[..., YAW] += context.turn.repeat_interleave(repeats, 0)
+        return velocity
 
     def _positions(self, length: int, start: int, device: torch.device) -> tuple[Tensor, Tensor]:
         head_dim = self.config.action.dim // self.config.action.heads

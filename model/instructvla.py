@@ -92,6 +92,10 @@ class LanguageModel(nn.Module):
         return self.embed(ids, positions, view.tokens), cache
 
 
+EXACT = ("pointer.", "state_", "latent_norm.", "heading.", "turn.")
+"""Parts of the action expert that are kept in float32."""
+
+
 class InstructVLA(LanguageModel):
     """Unified vision-language-action model (arXiv 2507.17520); weights are random until loaded."""
 
@@ -161,7 +165,7 @@ class InstructVLA(LanguageModel):
     @staticmethod
     def is_exact(name: str) -> bool:
         """Whether a tensor carries coordinates or statistics, which bfloat16 would round to pixels or millimetres."""
-        return name.startswith(tuple(f"action_expert.{part}" for part in ("pointer.", "state_", "latent_norm.")))
+        return name.startswith(tuple(f"action_expert.{part}" for part in EXACT))
 
     @staticmethod
     def is_base(name: str) -> bool:

@@ -58,6 +58,17 @@ def expert_action(goal: Goal, state: Snapshot) -> Action:
     return _fetch(state, source)
 
 
+def heading(thing: Thing) -> tuple[float, float]:
+    """Tool yaw [rad] at which the fingers take hold of `thing` as it lies, and the turn [rad] after which that is so
+    again; 0 means that any yaw will do."""
+    if thing.upright:
+        ahead = thing.rotation.apply([1.0, 0.0, 0.0])
+        return float(np.arctan2(ahead[1], ahead[0])) + thing.info.yaw_offset, thing.info.yaw_period
+    axis = thing.rotation.apply(np.eye(3)[int(np.argmax(thing.info.size))])
+    flat = float(np.hypot(axis[0], axis[1])) > 0.3
+    return float(np.arctan2(axis[1], axis[0])), np.pi if flat else 0.0
+
+
 def _work_drawer(goal: Goal, state: Snapshot) -> Action:
     """Take the handle's stem from above, then pull towards the robot or push away from it."""
     handle = state.handles[goal.target or ""] + np.array([0.0, 0.0, 0.004])
@@ -76,15 +87,8 @@ def _grasp(state: Snapshot, thing: Thing) -> tuple[Vector, float]:
     grasp = thing.info.grasp
     assert grasp is not None
     yaw_now = float(state.commanded_rotation.as_euler("XYZ")[2])
-    if thing.upright:
-        point = thing.position + thing.rotation.apply([0.0, 0.0, grasp.height])
-        heading = thing.rotation.apply([1.0, 0.0, 0.0])
-        yaw, period = float(np.arctan2(heading[1], heading[0])) + thing.info.yaw_offset, thing.info.yaw_period
-    else:
-        point, longest = thing.centre, int(np.argmax(thing.info.size))
-        axis = thing.rotation.apply(np.eye(3)[longest])
-        flat = float(np.hypot(axis[0], axis[1])) > 0.3
-        yaw, period = float(np.arctan2(axis[1], axis[0])), np.pi if flat else 0.0
+    point = thing.position + thing.rotation.apply([0.0, 0.0, grasp.height]) if thing.upright else thing.centre
+    yaw, period = heading(thing)
     if period == 0.0:
         yaw = 0.0
     else:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.disturb import Disturbance, moved, relooked
-from sim.expert import expert_action
+from sim.expert import expert_action, heading
 from sim.interface import ACTION_DIM, Action, Observation, StepResult
 from sim.layout import Layout, draw_layout
 from sim.robots import openness, tool_rpy
@@ -152,3 +152,10 @@ class Tabletop:
     def close(self) -> None:
         """Free the simulator."""
         self._world.close()
+
+
+def headings(world: Tabletop) -> dict[str, tuple[float, float]]:
+    """`sim.expert.heading` of everything that can be grasped, by id. Runs in a simulator's process:
+    `worker.run(headings)`."""
+    things = world.snapshot().things
+    return {name: heading(thing) for name, thing in things.items() if thing.info.grasp is not None}

@@ -18,6 +18,7 @@ from app import bench, collecting, train_cli
 from app.settings import Settings
 from sim.evaluate import EpisodeResult, summarise
 from sim.interface import Observation, StepResult
+from sim.scenes import headings
 from sim.suite import load_suite
 from sim.tasks import KINDS
 
@@ -222,11 +223,16 @@ class Camera:
     def visible_objects(self) -> dict[str, Any]:
         return {"carrot": (0.25, 0.5, 0.1, 0.2, 0.3)}
 
+    def run(self, function: object) -> dict[str, Any]:
+        assert function is headings
+        return {"carrot": (0.3, 3.1416)}
+
 
 def test_a_still_shows_what_is_visible() -> None:
     order = next(o for o in (collecting.still_order(KINDS, seed) for seed in range(99)) if o.steps > 5)
     camera = Camera()
-    assert collecting.take(camera, order) == (b"jpeg", {"carrot": [0.25, 0.5]})  # type: ignore[arg-type]
+    seen = b"jpeg", {"carrot": [0.25, 0.5]}, {"carrot": (0.3, 3.1416)}
+    assert collecting.take(camera, order) == seen  # type: ignore[arg-type]
     assert camera.steps == 2, "a finished episode is not played on"
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sim.expert import STEP, TURN
-from sim.scenes import Tabletop
+from sim.scenes import Tabletop, headings
 from sim.tasks import KINDS, SceneSpec, sample_goal
 
 
@@ -73,3 +73,18 @@ def test_expert_recovers_from_a_shove(table: Tabletop, kind: str) -> None:
                 break
         solved += success
     assert solved >= 3
+
+
+def test_a_heading_is_the_yaw_at_which_the_expert_grasps(table: Tabletop) -> None:
+    seen = set()
+    for kind, seed in (("pick", 0), ("pick", 1), ("stack", 0), ("stack", 3), ("put_on", 4), ("put_on", 7)):
+        goal = sample_goal(kind, seed)
+        table.reset(SceneSpec(goal=goal, seed=seed), render=False)
+        yaw, period = headings(table)[goal.source or ""]
+        while (state := table.snapshot()).opening > 0.9:
+            table.step(table.expert_action(), render=False)
+        if period:
+            missed = (float(state.tool_rotation.as_euler("XYZ")[2]) - yaw + period / 2) % period - period / 2
+            assert abs(missed) < 0.3
+        seen.add(round(period, 2))
+    assert {round(np.pi, 2), round(np.pi / 2, 2)} <= seen, "long things and square ones were among them"

@@ -123,18 +123,18 @@ def test_frozen_language_gives_the_same_losses_from_remembered_latents(
 def test_latents_are_remembered_beside_the_episodes(
     data: EpisodeDataset, model: InstructVLA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    aligned = tmp_path / "aligned"
-    aligned.mkdir()
-    (aligned / "model.safetensors").write_bytes(b"weights")
-    memory = stage1.memory_of(tmp_path, aligned, data, 0, 0.1)
+    memory = stage1.memory_of(tmp_path, model, data, 0, 0.1)
     told = data, Prompter(byte_tokenizer(), TINY), model, data.statistics(), 0, 0.1
     first = stage1.FrozenLanguageData(*told, memory)
     monkeypatch.setattr(InstructVLA, "language", lambda *_: pytest.fail("read again"))
     again = stage1.FrozenLanguageData(*told, memory)
     torch.testing.assert_close(first(3).latents, again(3).latents, atol=0, rtol=0)
-    others = [stage1.memory_of(tmp_path, aligned, data, 1, 0.1), stage1.memory_of(tmp_path, aligned, data, 0, 0.0)]
-    (aligned / "model.safetensors").write_bytes(b"other weights")
-    others.append(stage1.memory_of(tmp_path, aligned, data, 0, 0.1))
+    others = [stage1.memory_of(tmp_path, model, data, 1, 0.1), stage1.memory_of(tmp_path, model, data, 0, 0.0)]
+    with torch.no_grad():
+        model.action_expert.norm.weight.add_(1)
+        assert stage1.memory_of(tmp_path, model, data, 0, 0.1) == memory, "the action expert has no part in latents"
+        model.decoder.new_rows.add_(1)
+    others.append(stage1.memory_of(tmp_path, model, data, 0, 0.1))
     assert len({memory, *others}) == 4
 
 

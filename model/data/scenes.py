@@ -1,6 +1,7 @@
 """Still pictures with the facts to ask about: what the alignment stage trains on.
 
-    <folder>/scenes.jsonl     one line per picture: {"name", "seed", "visible": {object id: [u, v]}, "goal"}
+    <folder>/scenes.jsonl     one line per picture: {"name", "seed", "visible": {object id: [u, v]}, "goal",
+                              "headings": {object id: [yaw, period]}}
     <folder>/frames/<name>.jpg
 
 A line is written after its picture, so a crash loses one picture at most and the collection can go on.
@@ -27,12 +28,15 @@ class Still:
     """One picture; `visible` maps the ids of the objects in it to image coordinates u, v in [0, 1].
 
     `goal` is the one that the scene was laid out for (`kind`, `source`, `target`), empty where none is known.
+    `headings` tell how those that can be grasped lie: the gripper's yaw that fits and the turn after which it fits
+    again [rad], 0 where any yaw does; empty where that was not stored.
     """
 
     name: str
     seed: int
     visible: dict[str, list[float]]
     goal: dict[str, Any] = field(default_factory=dict)
+    headings: dict[str, list[float]] = field(default_factory=dict)
 
 
 class SceneWriter:
@@ -53,14 +57,16 @@ class SceneWriter:
         jpeg: bytes,
         visible: Mapping[str, Sequence[float]],
         goal: Mapping[str, Any] | None = None,
+        headings: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         """Store one picture. `name` is unique in the folder, say "<seed>-<step>"; `seed` decides the split."""
         (self.folder / "frames" / f"{name}.jpg").write_bytes(jpeg)
         still = Still(
             name,
             int(seed),
-            {key: [round(float(x), 4) for x in place] for key, place in visible.items()},
+            _rounded(visible),
             dict(goal or {}),
+            _rounded(headings or {}),
         )
         with (self.folder / "scenes.jsonl").open("a") as file:
             file.write(json.dumps(asdict(still)) + "\n")
@@ -86,6 +92,10 @@ class SceneDataset:
         """(H, W, 3) uint8 RGB."""
         jpeg = (self.folder / "frames" / f"{self._stills[index].name}.jpg").read_bytes()
         return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+
+
+def _rounded(numbers: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    return {key: [round(float(x), 4) for x in row] for key, row in numbers.items()}
 
 
 def _read(folder: Path) -> list[Still]:

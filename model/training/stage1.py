@@ -242,9 +242,12 @@ class FrozenLanguageData(ActionData):
         return {index: latents for share in shares if share for index, latents in share.items()}
 
 
-def memory_of(data: Path, aligned: Path, episodes: EpisodeDataset, seed: int, motion_share: float) -> Path:
-    """The file in `data` for the latents of these episodes: of the model `aligned` and of prompts drawn in this way."""
-    seen = hashlib.sha256((aligned / "model.safetensors").read_bytes())
+def memory_of(data: Path, model: InstructVLA, episodes: EpisodeDataset, seed: int, motion_share: float) -> Path:
+    """The file in `data` for the latents of these episodes: of this language model and of prompts drawn in this way."""
+    seen = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if not name.startswith("action_expert.") and not model.is_base(name):  # the action expert has no part in them
+            seen.update(name.encode() + tensor.float().cpu().numpy().tobytes())
     seen.update(repr((seed, motion_share, [row.seed for row in episodes])).encode())
     return data / f"latents-{seen.hexdigest()[:12]}.safetensors"
 
@@ -274,6 +277,8 @@ def groups(model: InstructVLA, freeze_language: bool = False) -> list[Group]:
     expert = model.action_expert
     tail = [*expert.blocks.parameters(), *expert.norm.parameters()]
     pretrained = {id(parameter) for parameter in tail}
+    if model.config.action.heading:  # what `train headings` has learned stays
+        pretrained |= {id(parameter) for parameter in expert.heading.parameters()}
     fresh = [parameter for parameter in expert.parameters() if id(parameter) not in pretrained]
     lora = [p for name, p in model.decoder.named_parameters() if not InstructVLA.is_base(f"decoder.{name}")]
     rate = READING if model.config.lora.experts > 1 else 1.0
@@ -358,7 +363,7 @@ def run(
     if device == "cuda":  # a pass through frozen language costs next to nothing there
         batches = ResidentData(*told, GPU_SEQUENCES, GPU_FRAMES, motion_share).load(model.device)
     elif freeze_language:
-        memory = memory_of(data, aligned, episodes, seed, motion_share)
+        memory = memory_of(data, model, episodes, seed, motion_share)
         batches = FrozenLanguageData(*told, motion_share, memory)
     else:
         batches = ActionData(*told, motion_share=motion_share)
