@@ -67,7 +67,7 @@ def headings(
     """Teach the action expert to see how things lie, and to turn its hand by it."""
     from model.training.headings import run
 
-    check_folder(out, resume)
+    check_folder(out if (out / "state.pt").exists() else out / "seeing", resume)
     run(data, episodes, acting, out, steps=steps, seed=seed, minutes=minutes)
 
 
