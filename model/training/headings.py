@@ -148,17 +148,20 @@ def run(
 
     The best is kept under `out/checkpoint`. Raises `ValueError` where something is missing.
     """
+    sets = [EpisodeDataset(episodes, split=split) for split in ("train", "held_out")]
+    for one in sets:
+        one.check_frames()
     _see(data, start, out / "seeing", steps, seed, minutes)
     loaded = checkpoints.load(out / "seeing" / "checkpoint", dtype=torch.float32)
-    _turn(loaded, episodes, out, steps, seed)
+    _turn(loaded, sets, out, steps, seed)
 
 
-def _turn(loaded: checkpoints.Loaded, episodes: Path, out: Path, steps: int, seed: int) -> None:
+def _turn(loaded: checkpoints.Loaded, sets: Sequence[EpisodeDataset], out: Path, steps: int, seed: int) -> None:
     torch.manual_seed(seed)
     model, statistics = loaded.model.to("cuda" if torch.cuda.is_available() else "cpu"), loaded.statistics
     assert statistics is not None
     expert = model.requires_grad_(False).action_expert
-    shown, held = (turns(model, EpisodeDataset(episodes, split=split), statistics) for split in ("train", "held_out"))
+    shown, held = (turns(model, episodes, statistics) for episodes in sets)
     order = ShuffledOrder(len(shown[0]), THINGS, seed)
 
     def missed(batch: tuple[Tensor, ...]) -> Tensor:
