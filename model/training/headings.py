@@ -175,7 +175,7 @@ def _turn(loaded: checkpoints.Loaded, sets: Sequence[EpisodeDataset], out: Path,
         lambda step: tuple(one[torch.from_numpy(order(step))] for one in shown),
         lambda batch: {"loss": missed(batch)},
         TrainingConfig(out, steps, seed, warmup=50, schedule="cosine", evaluate_every=250, save_every=250),
-        evaluate=lambda: {"loss": float(missed(held)), "of": float(held[3].square().mean())},
+        evaluate=lambda: {"loss": float(missed(held)), "of": float((held[3].square() * held[4]).sum() / held[4].sum())},
         keep=lambda: checkpoints.save(model, out / "checkpoint", statistics=statistics),
     )
 

@@ -246,7 +246,8 @@ def memory_of(data: Path, model: InstructVLA, episodes: EpisodeDataset, seed: in
     """The file in `data` for the latents of these episodes: of this language model and of prompts drawn in this way."""
     seen = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        if not name.startswith("action_expert.") and not model.is_base(name):  # the action expert has no part in them
+        known = model.is_base(name) and not model.config.tuned_backbone
+        if not known and not name.startswith("action_expert."):  # which has no part in them
             seen.update(name.encode() + tensor.float().cpu().numpy().tobytes())
     seen.update(repr((seed, motion_share, [row.seed for row in episodes])).encode())
     return data / f"latents-{seen.hexdigest()[:12]}.safetensors"
