@@ -123,13 +123,13 @@ def still_order(kinds: Sequence[Kind], seed: int, vary: bool = False) -> StillOr
 def take(
     worker: SimWorker, order: StillOrder
 ) -> tuple[bytes, dict[str, list[float]], dict[str, tuple[float, float]]]:
-    """Play the order; returns the JPEG, object id -> (u, v), and `sim.scenes.headings`."""
+    """Play the order; returns the JPEG, object id -> (u, v, x, y, z), and `sim.scenes.headings`."""
     worker.reset(order.scene)
     for _ in range(order.steps):
         if worker.step(worker.expert_action(), render=False).done:
             break
     worker.observe()
-    visible = {name: list(place[:2]) for name, place in worker.visible_objects().items()}
+    visible = {name: list(place) for name, place in worker.visible_objects().items()}
     return worker.last_jpeg, visible, worker.run(headings)
 
 

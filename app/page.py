@@ -27,6 +27,7 @@ from app.service import Service
 from app.sessions import Sessions
 from app.settings import Settings
 from app.views import ask, benchmark, command, compare
+from app.views.widgets import HIDDEN
 from model.config import GENERALIST
 from model.data.things import load_catalog
 from sim.worker import EITHER, WorkerPool
@@ -100,10 +101,10 @@ def build(
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Act", id="act", elem_id="tab-act"):
                 acting = command.build(page, pilot, sessions, recordings)
-            with gr.Tab("Compare", id="compare", elem_id="tab-compare"):
-                compare.build(pilot, against, sessions, recordings)
+            with gr.Tab("Compare", id="compare", elem_id="tab-compare") as comparing:
+                once_opened(comparing, lambda: compare.build(pilot, against, sessions, recordings))
             with gr.Tab("Ask", id="ask", elem_id="tab-ask") as asking:
-                ask.build(asking, pilot, acting.camera)
+                once_opened(asking, lambda: ask.build(asking, pilot, acting.camera))
             with gr.Tab("Benchmark", id="benchmark", elem_id="tab-benchmark") as measured:
                 benchmark.build(measured, pilot)
         Service(pilot, sessions, recordings, settings).build()
@@ -130,6 +131,16 @@ def build(
     page.queue(max_size=settings.queue, default_concurrency_limit=4)
     expect_waits(page, recordings, settings.rollout_seconds)
     return page
+
+
+def once_opened(tab: gr.Tab, build: Callable[[], None]) -> None:
+    """Lay out what is in `tab`, inside which this is called, when a visitor first opens it.
+
+    Half of the page's widgets are of no use to most visits, and the browser would build them all at the start.
+    """
+    opened = gr.Checkbox(visible="hidden")  # changes once, and in the browser: no queue can be too full for it
+    tab.select(None, None, opened, js="() => true", **HIDDEN)
+    gr.render(triggers=[opened.change], queue=False, show_progress="hidden")(build)
 
 
 def model_badge(pilot: Pilot) -> str:

@@ -54,7 +54,7 @@ def align(
 
 
 @train.command()
-def headings(
+def closeup(
     data: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Still pictures from `collect --scenes`.")],
     episodes: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Episodes from `collect`.")],
     acting: Annotated[Path, typer.Option(exists=True, file_okay=False, help="A checkpoint that acts.")],
@@ -64,8 +64,8 @@ def headings(
     seed: Seed = 0,
     resume: Resume = False,
 ) -> None:
-    """Teach the action expert to see how things lie, and to turn its hand by it."""
-    from model.training.headings import run
+    """Teach the action expert to see where exactly things are and how they lie, and to turn its hand by it."""
+    from model.training.closeup import run
 
     check_folder(out if (out / "state.pt").exists() else out / "seeing", resume)
     run(data, episodes, acting, out, steps=steps, seed=seed, minutes=minutes)

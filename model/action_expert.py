@@ -6,9 +6,9 @@ block-causal mask: visual tokens see visual tokens, conditioning sees all but ac
 the prefix never sees the actions, its keys and values are computed once and shared by all Euler steps.
 
 The nano adds one thing to the released design: two of its tokens are *places*, a source and a target pointed at in
-the image by attention from the latents and lifted to the robot's base frame. They are supervised from the simulator
-during training, make a few thousand demonstrations enough, and show a visitor what the robot is looking at. The
-generalist is also told how the source lies (`Heading`): demonstrations alone did not teach it to turn its hand.
+the image by attention from the latents and lifted to the robot's base frame (`model/pointing.py`). They are supervised
+from the simulator during training, make a few thousand demonstrations enough, and show a visitor what the robot is
+looking at. A closer look then tells where exactly both are and how the source lies.
 """
 
 from __future__ import annotations
@@ -22,27 +22,21 @@ from torch.nn import functional as F
 
 from model.attention import attend
 from model.config import InstructVLAConfig
+from model.pointing import (
+    FOURIER_BANDS,
+    PLACE_SCALE,
+    Closeup,
+    Pointer,
+    Turning,
+    fourier,
+    mlp,
+    point_losses,
+)
 from model.products import linear
 from model.vision import Block, pixel_shuffle
 
-PLACES = 2
-PLACE_ORIGIN = (0.3, 0.0, 0.03)
-PLACE_SCALE = 0.1
-FOURIER_BANDS = 5
 YAW = 5
 """Where proprioception has the gripper's commanded yaw [rad], and an action how it turns."""
-
-
-def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Linear, SiLU, Linear: the projector form used throughout the released expert."""
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.SiLU(), nn.Linear(hidden, outputs))
-
-
-def fourier(values: Tensor, bands: int = FOURIER_BANDS) -> Tensor:
-    """Append sin and cos of `values` at octave frequencies: (..., D) to (..., D (1 + 2 bands)), float32."""
-    values = values.float()
-    scaled = values[..., None] * (math.pi * 2.0 ** torch.arange(bands, device=values.device))
-    return torch.cat([values, scaled.sin().flatten(-2), scaled.cos().flatten(-2)], dim=-1)
 
 
 def time_embedding(time: Tensor, dim: int) -> Tensor:
@@ -129,77 +123,6 @@ class Standardise(nn.Module):
         return ((x - self.mean) / spread).clamp(-8, 8)
 
 
-class Pointer(nn.Module):
-    """Where the latents point: attention over patches, refined below patch size, lifted to the base frame."""
-
-    origin: Tensor
-
-    def __init__(self, latent_dim: int, feature_dim: int, hidden: int, grid: tuple[int, int]) -> None:
-        super().__init__()
-        self.query = nn.Linear(latent_dim, PLACES * feature_dim)
-        self.feature_norm = nn.LayerNorm(feature_dim)
-        point_dim = 2 * (1 + 2 * FOURIER_BANDS)
-        self.refine = mlp(feature_dim + point_dim, hidden, 2)
-        self.lift = mlp(feature_dim + point_dim, hidden, 3)
-        rows, columns = grid
-        v, u = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
-        self.register_buffer("centres", torch.stack([u, v], -1).flatten(0, 1), persistent=False)
-        self.register_buffer("cell", torch.tensor([1 / columns, 1 / rows]), persistent=False)
-        self.register_buffer("origin", torch.tensor(PLACE_ORIGIN), persistent=False)
-
-    def forward(self, latents: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Point with (B, latent_dim) at (B, N, feature_dim).
-
-        Returns log-attention (B, 2, N), image points (B, 2, 2) as u, v in [0, 1], places (B, 2, 3) in metres in the
-        base frame, and the attended features (B, 2, feature_dim).
-        """
-        with torch.autocast(latents.device.type, enabled=False):  # bf16 would round coordinates to whole pixels
-            query = self.query(latents.float()).unflatten(-1, (PLACES, -1))
-            keys = self.feature_norm(features.float())
-            heat = query @ keys.transpose(1, 2) / math.sqrt(keys.shape[-1])
-            weights = heat.softmax(-1)
-            attended, coarse = weights @ keys, weights @ self.centres
-            points = coarse + self.cell * self.refine(torch.cat([attended, fourier(coarse)], dim=-1))
-            places = self.origin + PLACE_SCALE * self.lift(torch.cat([attended, fourier(points)], dim=-1))
-        return heat.log_softmax(-1), points, places, attended
-
-
-class Heading(nn.Module):
-    """How the thing at a point of the picture lies, read off the tokens around it.
-
-    Told as (cos 2y, sin 2y, cos 4y, sin 4y) of the gripper's yaw y that fits, in the base frame: a long thing looks the
-    same after half a turn, a square one (the first two are 0) after a quarter, and of a round one all are 0.
-    """
-
-    around: Tensor
-
-    def __init__(self, dim: int, hidden: int, grid: tuple[int, int]) -> None:
-        super().__init__()
-        self.grid = grid
-        rows, columns = grid
-        v, u = torch.meshgrid(torch.arange(-1, 2) / rows, torch.arange(-1, 2) / columns, indexing="ij")
-        self.register_buffer("around", torch.stack([u, v], -1), persistent=False)
-        self.norm = nn.LayerNorm(9 * dim)
-        self.read = mlp(9 * dim, hidden, 4)
-
-    def forward(self, trunk: Tensor, points: Tensor) -> Tensor:
-        """Trunk tokens (B, 1 + N, Dv) and points (B, 2) as u, v in [0, 1] to (B, 4), float32."""
-        with torch.autocast(trunk.device.type, enabled=False):
-            tokens = trunk[:, 1:].float().transpose(1, 2).unflatten(-1, self.grid)
-            where = 2 * (points.float()[:, None, None] + self.around) - 1
-            near = F.grid_sample(tokens, where, padding_mode="border", align_corners=False)
-            return self.read(self.norm(near.flatten(1)))
-
-
-def turned(heading: Tensor, yaw: Tensor) -> Tensor:
-    """A `Heading` (B, 4) as seen by a gripper that has turned to `yaw` (B,) [rad] already."""
-    pairs = heading.unflatten(-1, (2, 2))
-    angle = yaw.float()[:, None] * torch.tensor([2.0, 4.0], device=yaw.device)
-    cosine, sine = angle.cos(), angle.sin()
-    x, y = pairs.unbind(-1)
-    return torch.stack([x * cosine + y * sine, y * cosine - x * sine], -1).flatten(1)
-
-
 @dataclass
 class Context:
     """Everything about one observation that the Euler steps share."""
@@ -207,10 +130,15 @@ class Context:
     cache: list[tuple[Tensor, Tensor]]
     length: int
     heat: Tensor
+    pointed: Tensor
+    """Image points (B, 2, 2) as the pointer finds them."""
+    lifted: Tensor
+    """The same in the base frame (B, 2, 3) [m]."""
     points: Tensor
     places: Tensor
+    """Both after the closer look, where there is one."""
     turn: Tensor | None
-    """The yaws (B, T) that are added to what the transformer makes of them, where there is a `Heading`."""
+    """The yaws (B, T) that are added to what the transformer makes of them, where it is known how the source lies."""
 
     def repeat(self, times: int) -> list[tuple[Tensor, Tensor]]:
         """Cached keys and values, each batch row repeated for several noise draws."""
@@ -246,11 +174,9 @@ class ActionExpert(nn.Module):
         self.pointer = Pointer(config.queries * dim, vision.dim, dim, vision.grid)
         self.place_embed = mlp(vision.dim + 2 * 3 * (1 + 2 * FOURIER_BANDS), dim, dim)
         self.state_embed = mlp(action.proprio_dim * (1 + 2 * FOURIER_BANDS), dim, dim)
-        if action.heading:
-            self.heading = Heading(vision.dim, dim, vision.grid)
-            self.turn = mlp(4 + (action.proprio_dim + 2 * 3) * (1 + 2 * FOURIER_BANDS), dim, action.chunk)
-            for parameter in self.turn[-1].parameters():  # an expert that has learned acts on as before
-                nn.init.zeros_(parameter)
+        if action.closeup:
+            self.closeup = Closeup(vision.dim, dim, vision.grid)
+            self.turn = Turning(action.proprio_dim, dim, action.chunk)
         self.action_in = nn.Linear(action.action_dim, dim)
         self.action_time = mlp(2 * dim, dim, dim)
         self.layers = nn.ModuleList(ExpertLayer(dim, action.heads, action.mlp) for _ in range(action.layers))
@@ -290,7 +216,11 @@ class ActionExpert(nn.Module):
         features = self.look(trunk, latents)
         visual = self.visual_projector(pixel_shuffle(features, self.grid, self.shuffle))
         thought = self.latent_projector(latents)
-        heat, points, places, attended = self.pointer(thought.flatten(1), features)
+        heat, pointed, lifted, attended = self.pointer(thought.flatten(1), features)
+        points, places, lie = pointed, lifted, None
+        if self.config.action.closeup:
+            looks, places, lies = self.closeup(trunk, pointed.detach())
+            points, lie = looks[-1], lies[:, 0]
         relative = (places - proprio[:, None, :3].float()) / PLACE_SCALE
         absolute = (places - self.pointer.origin) / PLACE_SCALE
         where = torch.cat([attended, fourier(relative), fourier(absolute)], dim=-1)
@@ -305,17 +235,13 @@ class ActionExpert(nn.Module):
         for layer in self.layers:
             x, own = layer(x, positions, bias=bias)
             cache.append(own)
-        turn = None
-        if self.config.action.heading:
-            turn = self.turning(self.heading(trunk, points[:, 0].detach()), places[:, 0].detach(), proprio)
-        return Context(cache, length, heat, points, places, turn)
+        turn = None if lie is None else self.turning(lie, places[:, 0], proprio)
+        return Context(cache, length, heat, pointed, lifted, points, places, turn)
 
-    def turning(self, heading: Tensor, place: Tensor, proprio: Tensor) -> Tensor:
+    def turning(self, lies: Tensor, place: Tensor, proprio: Tensor, far: bool = False) -> Tensor:
         """The chunk's yaws (B, T), normalised, towards a thing that lies so (B, 4) at a place (B, 3) [m]."""
-        relative, absolute = (place - proprio[:, :3].float()) / PLACE_SCALE, (place - self.pointer.origin) / PLACE_SCALE
-        known = [turned(heading, proprio[:, YAW]), *map(fourier, (self._state(proprio), relative, absolute))]
-        with torch.autocast(heading.device.type, enabled=False):
-            return self.turn(torch.cat(known, dim=-1))
+        relative = (place - proprio[:, :3].float()) / PLACE_SCALE
+        return self.turn(lies, proprio[:, YAW].float(), self._state(proprio), relative, far)
 
     def _state(self, proprio: Tensor) -> Tensor:
         span = (self.state_high - self.state_low).clamp_min(1e-6)
@@ -339,25 +265,10 @@ class ActionExpert(nn.Module):
         return rotary(length, start, head_dim, self.config.action.rope_theta, device)
 
 
-def point_losses(heat: Tensor, found: Tensor, points: Tensor, grid: tuple[int, int]) -> dict[str, Tensor]:
-    """Supervise where the latents point in the picture: patch cross-entropy, and distance to `points` (B, 2, 2).
-
-    A point outside the picture (its patch cannot be named) does not count.
-    """
-    inside = ((points > 0) & (points < 1)).all(-1)
-    rows, columns = grid
-    column = (points[..., 0] * columns).long().clamp(0, columns - 1)
-    row = (points[..., 1] * rows).long().clamp(0, rows - 1)
-    patch = -heat.gather(-1, (row * columns + column)[..., None]).squeeze(-1)
-    near = F.smooth_l1_loss(found, points, reduction="none", beta=0.02).sum(-1)
-    weight = inside.float() / inside.float().sum().clamp_min(1)
-    return {"patch": (patch * weight).sum(), "point": (near * weight).sum()}
-
-
 def place_losses(context: Context, places: Tensor, grid: tuple[int, int]) -> dict[str, Tensor]:
     """`point_losses`, and the base-frame places; `places` are (B, 2, 5) as u, v, x, y, z."""
     points, metres = places[..., :2], places[..., 2:]
     return {
-        **point_losses(context.heat, context.points, points, grid),
-        "place": F.smooth_l1_loss(context.places, metres, beta=0.02),
+        **point_losses(context.heat, context.pointed, points, grid),
+        "place": F.smooth_l1_loss(context.lifted, metres, beta=0.02),
     }

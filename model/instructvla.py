@@ -92,7 +92,7 @@ class LanguageModel(nn.Module):
         return self.embed(ids, positions, view.tokens), cache
 
 
-EXACT = ("pointer.", "state_", "latent_norm.", "heading.", "turn.")
+EXACT = ("pointer.", "state_", "latent_norm.", "closeup.", "turn.")
 """Parts of the action expert that are kept in float32."""
 
 

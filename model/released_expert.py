@@ -13,9 +13,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from model.action_expert import ExpertLayer, mlp, rotary, time_embedding
+from model.action_expert import ExpertLayer, rotary, time_embedding
 from model.config import ReleasedConfig
 from model.flow import euler
+from model.pointing import mlp
 from model.vision import Block
 
 

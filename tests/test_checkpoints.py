@@ -115,6 +115,10 @@ def test_a_checkpoint_may_extend_another_and_hold_only_what_differs(tmp_path: Pa
         torch.testing.assert_close(small[name], tensor, rtol=0, atol=0, msg=name)
     held = load_file(tmp_path / "small" / "model.safetensors")
     assert held and not held.keys() & kept.keys()
+    before = [checkpoints.fingerprint(tmp_path / name) for name in ("whole", "small")]
+    checkpoints.save(build(2), tmp_path / "nano")
+    after = [checkpoints.fingerprint(tmp_path / name) for name in ("whole", "small")]
+    assert after[0] == before[0] and after[1] != before[1], "what it shares is a part of it"
 
 
 @pytest.mark.parametrize("fast", [torch.bfloat16, torch.float32])

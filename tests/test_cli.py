@@ -231,7 +231,7 @@ class Camera:
 def test_a_still_shows_what_is_visible() -> None:
     order = next(o for o in (collecting.still_order(KINDS, seed) for seed in range(99)) if o.steps > 5)
     camera = Camera()
-    seen = b"jpeg", {"carrot": [0.25, 0.5]}, {"carrot": (0.3, 3.1416)}
+    seen = b"jpeg", {"carrot": [0.25, 0.5, 0.1, 0.2, 0.3]}, {"carrot": (0.3, 3.1416)}
     assert collecting.take(camera, order) == seen  # type: ignore[arg-type]
     assert camera.steps == 2, "a finished episode is not played on"
 

@@ -327,3 +327,13 @@ def test_a_recording_is_fetched_once_when_it_is_chosen(page: Page) -> None:
         assert len([url for url in asked if url.endswith(".mp4")]) <= 1
         video = page.locator("#video video")
         assert video.get_attribute("data-src") == video.get_attribute("src") != ""
+
+
+def test_a_tab_is_built_once_and_keeps_what_was_typed(page: Page) -> None:
+    expect(page.locator("#compare-words, #question")).to_have_count(0)
+    for tab, box in (("Compare", "#compare-words"), ("Ask", "#question")):
+        page.get_by_role("tab", name=tab).click()
+        page.locator(f"{box} textarea").fill("Is it red?")
+        page.get_by_role("tab", name="Act").click()
+        page.get_by_role("tab", name=tab).click()
+        expect(page.locator(f"{box} textarea")).to_have_value("Is it red?")

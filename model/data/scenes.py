@@ -1,7 +1,7 @@
 """Still pictures with the facts to ask about: what the alignment stage trains on.
 
-    <folder>/scenes.jsonl     one line per picture: {"name", "seed", "visible": {object id: [u, v]}, "goal",
-                              "headings": {object id: [yaw, period]}}
+    <folder>/scenes.jsonl     one line per picture: {"name", "seed", "visible": {object id: [u, v, x, y, z]},
+                              "goal", "headings": {object id: [yaw, period]}}
     <folder>/frames/<name>.jpg
 
 A line is written after its picture, so a crash loses one picture at most and the collection can go on.
@@ -25,7 +25,8 @@ from model.data.episodes import Split, split_of
 
 @dataclass(frozen=True)
 class Still:
-    """One picture; `visible` maps the ids of the objects in it to image coordinates u, v in [0, 1].
+    """One picture; `visible` maps the ids of the objects in it to image coordinates u, v in [0, 1], and x, y, z in the
+    robot's base frame [m] where these were stored.
 
     `goal` is the one that the scene was laid out for (`kind`, `source`, `target`), empty where none is known.
     `headings` tell how those that can be grasped lie: the gripper's yaw that fits and the turn after which it fits

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.action_expert import point_losses
 from model.config import InstructVLAConfig
 from model.data.requests import Requests, Way
 from model.data.scenes import SceneDataset
 from model.instructvla import InstructVLA
+from model.pointing import point_losses
 from model.prompts import Batch, Prompter, PromptIds, collate, share_picture
 from model.training.trainer import ShuffledOrder
 from model.vision import preprocess

@@ -141,15 +141,19 @@ class ActionData:
     def _told(self, episode: int, step: int) -> tuple[Tensor, ...]:
         row, chunk = self.episodes[episode], self.config.action.chunk
         actions = self.statistics.normalise(torch.from_numpy(row.chunk(step, chunk)))
-        noisy = row.perturbed[step : step + chunk]
-        # What follows a random push is the expert's answer to that push, which no plan made here could foresee.
-        foreseeable = int(np.argmax(noisy)) + 1 if noisy.any() else chunk
         return (
             torch.from_numpy(row.proprio[step]),
             actions,
-            torch.arange(chunk) < foreseeable,
+            foreseeable(row, step, chunk),
             torch.from_numpy(row.keypoints[step]).view(2, 5),
         )
+
+
+def foreseeable(row: EpisodeRow, step: int, chunk: int) -> Tensor:
+    """Which actions (T,) of a chunk count: what follows a random push is the expert's answer to that push, which no
+    plan could foresee."""
+    noisy = row.perturbed[step : step + chunk]
+    return torch.arange(chunk) < (int(np.argmax(noisy)) + 1 if noisy.any() else chunk)
 
 
 class ResidentData(ActionData):
@@ -278,8 +282,8 @@ def groups(model: InstructVLA, freeze_language: bool = False) -> list[Group]:
     expert = model.action_expert
     tail = [*expert.blocks.parameters(), *expert.norm.parameters()]
     pretrained = {id(parameter) for parameter in tail}
-    if model.config.action.heading:  # what `train headings` has learned stays
-        pretrained |= {id(parameter) for parameter in expert.heading.parameters()}
+    if model.config.action.closeup:  # what `train closeup` has learned stays
+        pretrained |= {id(parameter) for part in (expert.closeup, expert.turn) for parameter in part.parameters()}
     fresh = [parameter for parameter in expert.parameters() if id(parameter) not in pretrained]
     lora = [p for name, p in model.decoder.named_parameters() if not InstructVLA.is_base(f"decoder.{name}")]
     rate = READING if model.config.lora.experts > 1 else 1.0
