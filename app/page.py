@@ -104,7 +104,7 @@ def build(
             with gr.Tab("Compare", id="compare", elem_id="tab-compare") as comparing:
                 once_opened(comparing, lambda: compare.build(pilot, against, sessions, recordings))
             with gr.Tab("Ask", id="ask", elem_id="tab-ask") as asking:
-                once_opened(asking, lambda: ask.build(asking, pilot, acting.camera))
+                ask.build(asking, pilot, acting.camera)
             with gr.Tab("Benchmark", id="benchmark", elem_id="tab-benchmark") as measured:
                 benchmark.build(measured, pilot)
         Service(pilot, sessions, recordings, settings).build()
@@ -136,7 +136,8 @@ def build(
 def once_opened(tab: gr.Tab, build: Callable[[], None]) -> None:
     """Lay out what is in `tab`, inside which this is called, when a visitor first opens it.
 
-    Half of the page's widgets are of no use to most visits, and the browser would build them all at the start.
+    A third of the page's widgets are Compare's, of no use to most visits, and the browser would build them all at the
+    start. What is laid out so must say which of its widgets are `interactive`: Gradio does not work it out.
     """
     opened = gr.Checkbox(visible="hidden")  # changes once, and in the browser: no queue can be too full for it
     tab.select(None, None, opened, js="() => true", **HIDDEN)

@@ -52,25 +52,47 @@ def layout(arms: Sequence[str], chosen: tuple[str, str]) -> Widgets:
     """The widgets, empty, with the names of the arms to choose from and two that are chosen at first."""
     with gr.Row(elem_id="compare-what", equal_height=False):
         family = gr.Dropdown(
-            list(scenes.families().items()), value="put_on", label="Task", elem_id="compare-family", min_width=150
+            list(scenes.families().items()),
+            value="put_on",
+            label="Task",
+            interactive=True,
+            elem_id="compare-family",
+            min_width=150,
         )
-        seed = gr.Number(scenes.FIRST_SEED, label="First scene", precision=0, elem_id="compare-seed", min_width=110)
+        seed = gr.Number(
+            scenes.FIRST_SEED,
+            label="First scene",
+            precision=0,
+            interactive=True,
+            elem_id="compare-seed",
+            min_width=110,
+        )
         words = gr.Textbox(
             label="Instruction",
             placeholder="each scene's own",
             lines=1,
             scale=3,
+            interactive=True,
             elem_id="compare-words",
             min_width=220,
         )
     with gr.Row(elem_id="compare-arms"):
         first, second = (
-            gr.Dropdown(list(arms), value=name, label=label, elem_id=f"arm-{label.lower()}", min_width=200)
+            gr.Dropdown(
+                list(arms),
+                value=name,
+                label=label,
+                interactive=True,
+                elem_id=f"arm-{label.lower()}",
+                min_width=200,
+            )
             for name, label in zip(chosen, ("First", "Second"), strict=True)
         )
     with gr.Row(elem_id="compare-go"):
-        count = gr.Radio(list(COUNTS), value=1, label="Pairs", elem_id="compare-count", min_width=240)
-        blind = gr.Checkbox(label="Blind: I vote before I am told which is which", elem_id="blind", min_width=240)
+        count = gr.Radio(list(COUNTS), value=1, label="Pairs", interactive=True, elem_id="compare-count", min_width=240)
+        blind = gr.Checkbox(
+            label="Blind: I vote before I am told which is which", interactive=True, elem_id="blind", min_width=240
+        )
         run = gr.Button("Run", variant="primary", elem_id="compare-run", min_width=90)
         stop = gr.Button("Stop", interactive=False, elem_id="compare-stop", min_width=90)
     line = gr.HTML(
