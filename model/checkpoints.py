@@ -220,7 +220,8 @@ def fingerprint(folder: Path) -> str:
     digest = hashlib.sha256()
     extends = json.loads((folder / META).read_text()).get("extends")
     for path in (folder / WEIGHTS, *([] if extends is None else [folder.parent / extends / WEIGHTS])):
-        digest.update(path.read_bytes())
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
 
 

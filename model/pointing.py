@@ -147,7 +147,7 @@ class Turning(nn.Module):
         round."""
         with torch.autocast(lies.device.type, enabled=False):
             seen = turned(lies, yaw).unflatten(-1, (2, 2))
-            half, quarter = (torch.atan2(seen[:, i, 1], seen[:, i, 0]) / turns for i, turns in ((0, 2), (1, 4)))
+            half, quarter = (torch.atan2(seen[:, i, 1], seen[:, i, 0]) / fold for i, fold in ((0, 2), (1, 4)))
             sure = seen.norm(dim=-1)
             long = sure[:, 0] > LONG * sure[:, 1]
             left = torch.where(long, half, quarter)
@@ -159,9 +159,9 @@ class Turning(nn.Module):
             return self.gates(torch.cat(known, dim=-1)).sigmoid() * turns
 
 
-def turned(heading: Tensor, yaw: Tensor) -> Tensor:
-    """A `Heading` (B, 4) as seen by a gripper that has turned to `yaw` (B,) [rad] already."""
-    pairs = heading.unflatten(-1, (2, 2))
+def turned(lies: Tensor, yaw: Tensor) -> Tensor:
+    """How a thing lies (B, 4; see `Closeup`) for a gripper that has turned to `yaw` (B,) [rad] already."""
+    pairs = lies.unflatten(-1, (2, 2))
     angle = yaw.float()[:, None] * torch.tensor([2.0, 4.0], device=yaw.device)
     cosine, sine = angle.cos(), angle.sin()
     x, y = pairs.unbind(-1)

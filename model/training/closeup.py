@@ -35,7 +35,7 @@ from model.vision import preprocess
 LEARNING_RATE, TURN_DECAY = 1e-3, 0.05
 TURN_STEPS = 1000
 CLOSEUP_DECAY = 0.5
-"""Of the weights. Two in three thousand pictures are few for telling where the camera stands."""
+"""Of the weights: a few thousand cameras are few to learn from where one stands."""
 EVERY = 4
 """Control steps between the moments of an episode that are looked at."""
 PICTURES, THINGS = 64, 4
