@@ -23,7 +23,7 @@ from sim.worker import SimWorker, WorkerPool
 FRAME_SIZE = (320, 240)
 """Stored frames, width and height in pixels; the nano looks at 224 x 168."""
 LOOKS: frozenset[Variation] = frozenset(get_args(Variation))
-MOST_STEPS = 30
+MOST_STEPS = 45
 """Still pictures are taken up to this many control steps into the expert's episode, so that the arm is in them."""
 
 

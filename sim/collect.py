@@ -4,6 +4,8 @@ A policy trained on perfect demonstrations never sees the states its own small e
 start from a random arm pose and half are disturbed by short bursts of random actions. In every state the *expert's*
 action is stored (as in DART, arXiv 1703.09327, and DAgger): the noise is what happens, never what is taught.
 
+A demonstration goes on a little after its success, so that it also shows how to keep what is done.
+
 A learned policy's own errors are better noise still. Where a `driver` is given it plays each episode's first steps, and
 the expert takes over wherever that has led (DAgger with interventions, arXiv 1011.0686).
 
@@ -33,6 +35,8 @@ FRAME_QUALITY = 92
 """JPEG quality of stored frames (Pillow)."""
 EPISODE_DEADLINE_S = 300.0
 """A rendered episode takes seconds; this only catches a hung renderer."""
+KEPT_STEPS = 8
+"""Control steps that are recorded after a success, which has to last through them."""
 DRIVEN_STEPS = (4, 45)
 """Fewest and most steps that a driver plays before the expert takes over; most episodes end by then."""
 
@@ -152,16 +156,19 @@ def collect(
 def training_scene(
     kind: Kind, seed: int, noise: Noise, distractors: tuple[int, int], vary: frozenset[Variation]
 ) -> SceneSpec:
-    """The scene of one recording; it gets more steps than an evaluated one, since disturbances cost some."""
+    """The scene of one recording; it gets more steps than an evaluated one, since disturbances cost some, and goes on
+    after a success."""
     low, high = distractors
     rng = np.random.default_rng([seed, 1])
     scene = SceneSpec(goal=sample_goal(kind, seed), seed=seed, distractors=int(rng.integers(low, high + 1)), vary=vary)
-    extra = noise.start_steps + 3 * noise.bursts * noise.burst_steps
-    return scene.model_copy(update={"step_limit": scene.limit + extra})
+    extra = noise.start_steps + 3 * noise.bursts * noise.burst_steps + KEPT_STEPS
+    return scene.model_copy(update={"step_limit": scene.limit + extra, "ending": "last"})
 
 
 def record_episode(order: Order, world: Simulator | SimWorker, driver: Policy | None = None) -> Episode:
-    """Play one episode with the expert and write down every step. `success` may be False.
+    """Play one episode with the expert, until `KEPT_STEPS` after its first success, and write down every step.
+
+    `success` says whether the rule holds at the end.
 
     Runs inside a simulator process, or beside one where a `driver` plays the first steps instead of random bursts.
     """
@@ -183,7 +190,8 @@ def record_episode(order: Order, world: Simulator | SimWorker, driver: Policy | 
     states: list[dict[str, list[float]]] = []
     frames: list[bytes] = []
     success = done = False
-    while not done:
+    left = KEPT_STEPS
+    while not done and left:
         expert = np.asarray(world.expert_action(), np.float32)
         burst = schedule.get(len(rows))
         executed = expert
@@ -199,6 +207,7 @@ def record_episode(order: Order, world: Simulator | SimWorker, driver: Policy | 
         states.append({name: np.asarray(value, float).tolist() for name, value in world.state().items()})
         if observation.image is not None:
             frames.append(encode_jpeg(observation.image, FRAME_QUALITY))
+        left -= success or left < KEPT_STEPS
         result = world.step(executed, render=order.render)
         observation, success, done = result.observation, result.success, result.done
 

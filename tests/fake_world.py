@@ -17,7 +17,10 @@ RESET = {"seed": 0}
 
 
 class FakeWorld:
-    """The point starts at a place drawn from the seed and has to come within 2 cm of x = 0, y = 0, z = 0."""
+    """The point starts at a place drawn from the seed and has to come within 2 cm of x = 0, y = 0, z = 0.
+
+    Where the scene's `ending` is "last" it goes on to the limit after a success.
+    """
 
     def __init__(self, image_size: tuple[int, int]) -> None:
         self.width, self.height = image_size
@@ -30,6 +33,7 @@ class FakeWorld:
         if seed < 0:
             raise ValueError("a seed cannot be negative")
         self.limit = 30 if plain else spec.limit
+        self.ending = "first" if plain else spec.ending
         self.rng = np.random.default_rng(seed)
         self.point = self.rng.uniform(-0.3, 0.3, 3)
         self.count = 0
@@ -46,7 +50,8 @@ class FakeWorld:
         self.point = self.point + action[:3]
         self.count += 1
         success = bool(np.linalg.norm(self.point) < 0.02)
-        return StepResult(self.observe(render), success, success or self.count >= self.limit)
+        over = self.count >= self.limit or (success and self.ending == "first")
+        return StepResult(self.observe(render), success, over)
 
     def disturb(self, change: Disturbance) -> Observation:
         if change.kind != "nudge":
@@ -143,16 +148,3 @@ class CarrotWorld(FakeWorld):
 
     def visible_objects(self) -> dict[str, Any]:
         return {"carrot": (0.25, 0.5, 0.0, 0.0, 0.0), "mug": (0.75, 0.5, 0.0, 0.0, 0.0)}
-
-
-class Patient(FakeWorld):
-    """Knows the semantics "last": goes on to the limit after a success."""
-
-    def reset(self, spec: Any, render: bool = True) -> Observation:
-        self.ending = spec.ending
-        return super().reset(spec, render)
-
-    def step(self, action: np.ndarray, render: bool = True) -> StepResult:
-        result = super().step(action, render)
-        over = self.count >= self.limit or (result.success and self.ending == "first")
-        return StepResult(result.observation, result.success, over)

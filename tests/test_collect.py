@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sim.collect import DRIVEN_STEPS, Noise, Order, Tally, collect, record_episode, render_states, training_scene
+from sim.collect import (
+    DRIVEN_STEPS,
+    KEPT_STEPS,
+    Noise,
+    Order,
+    Tally,
+    collect,
+    record_episode,
+    render_states,
+    training_scene,
+)
 from sim.interface import Action, Episode, Observation
 from sim.tasks import Kind, SceneSpec
 from sim.worker import SimWorker
@@ -110,6 +120,13 @@ def test_frames_can_be_rendered_later() -> None:
     later = render_states(blind, FakeWorld(SIZE))
     assert len(later) == len(blind.states)
     assert later == recorded(2, ROUGH, render=True).frames
+
+
+def test_a_demonstration_goes_on_until_what_was_done_has_lasted() -> None:
+    for seed in range(4):
+        episode = recorded(seed, CALM, render=False)
+        near = np.linalg.norm(episode.proprio[:, :3], axis=1) < 0.02
+        assert episode.success and near.sum() == KEPT_STEPS and near[-KEPT_STEPS:].all()
 
 
 def test_evaluation_scenes_are_never_recorded() -> None:

@@ -20,6 +20,7 @@ from sim.expert import expert_action
 from sim.scenes import Tabletop
 from sim.suite import Seeds, Suite, TaskSpec, load_suite
 from sim.tasks import DRAWERS, Goal, SceneSpec
+from tests import fake_world
 
 ROOT = Path(__file__).resolve().parents[1]
 PUT = Goal(kind="put_on", source="carrot", target="blue_plate")
@@ -106,7 +107,7 @@ def test_the_last_step_decides_where_a_suite_says_so() -> None:
         suite = Suite(name="toy", success=success, tasks=tasks)
         assert [scene.ending for _, scene in suite.scenes()] == [success, success]
         report = evaluate(
-            suite, "expert", "expert", workers=1, world="tests.fake_world:Patient", image_size=(32, 24), progress=False
+            suite, "expert", "expert", workers=1, world=fake_world.PATH, image_size=(32, 24), progress=False
         )
         played[success] = [result.steps for result in report.results]
         assert report.success == success and report.mean_success == 1.0

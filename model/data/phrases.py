@@ -10,13 +10,25 @@ import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any, Literal
 
 from model.data.annotate import TemplateAnnotator
 from model.data.questions import conversation
 from model.data.references import Reference, Referrer
-from model.data.splits import Split
-from model.data.things import DRAWERS, Catalog, Scene, Thing, catalog_of, listed, load_catalog, with_article
+from model.data.splits import TRAIN, Split, pair_split
+from model.data.things import (
+    DRAWERS,
+    Catalog,
+    Scene,
+    Thing,
+    catalog_of,
+    listed,
+    load_catalog,
+    rests,
+    ways_to,
+    with_article,
+)
 from model.data.wording import needs_of, phrases, sentences
 
 Kind = Literal["Caption", "QA", "CR", "CC"]
@@ -24,6 +36,8 @@ LANGUAGES = ("fr", "es", "de", "zh")
 FOREIGN_SHARE, NAME_SHARE = 0.3, 0.3
 """Shares of rewritten commands in another language, and of English references by plain name."""
 TRIES = 12
+PAIR_SHARE = 0.6
+"""Of the other steps in training, those that bring one thing to another."""
 
 
 @dataclass(frozen=True)
@@ -244,29 +258,55 @@ class Grammar:
         return _sentence(text), tuple(form)
 
     def _steps(self, scene: Mapping[str, Any], split: Split, draw: random.Random) -> tuple[str, tuple[str, ...]] | None:
-        """The goal as the next of two steps; the other one is about a further object."""
+        """The goal as the next of two steps; the other one is about a further object.
+
+        In training it may also be the second of two, where the picture shows that the first is done.
+        """
         goal = scene["goal"]
-        others = [
-            name
-            for name in scene["objects"]
-            if name in self._catalog and name not in (goal.get("source"), goal.get("target"))
-        ]
-        others = [name for name in others if self._catalog[name].graspable]
         command = self.command(goal, scene, split, draw)
-        other_drawers = [drawer for drawer in DRAWERS if drawer != goal.get("target")]
-        if others:
-            other = {"kind": "pick", "source": draw.choice(others)}
-        elif goal["kind"] in ("open", "close"):
-            other = {"kind": goal["kind"], "target": draw.choice(other_drawers)}
-        else:
-            return None
-        further = self.command(other, scene, split, draw, plain=True)
+        over = self._over(scene, split) if split == TRAIN else []
+        other = draw.choice(over) if over else self._other(scene, split, draw)
+        further = self.command(other, scene, split, draw, plain=True) if other is not None else None
         if command is None or further is None:
             return None
         order = draw.choice(("first", "second"))
         template = draw.choice(sentences(split, "steps", order))
-        text = template.format(command=command[0], later=further[0], done=further[0])
+        first, later = (further, command) if over and order == "first" else (command, further)
+        text = template.format(command=first[0], later=later[0], done=later[0])
         return _sentence(text), (template, *command[1], *further[1])
+
+    def _other(self, scene: Mapping[str, Any], split: Split, draw: random.Random) -> dict[str, Any] | None:
+        """A goal about things that the scene's own is not about; outside training, to pick one of them up."""
+        goal = scene["goal"]
+        own = (goal.get("source"), goal.get("target"))
+        others = [name for name in scene["objects"] if name in self._catalog and name not in own]
+        graspable = [name for name in others if self._catalog[name].graspable]
+        if not graspable:
+            if goal["kind"] not in ("open", "close"):
+                return None
+            other_drawers = [drawer for drawer in DRAWERS if drawer != goal.get("target")]
+            return {"kind": goal["kind"], "target": draw.choice(other_drawers)}
+        source = draw.choice(graspable)
+        pairs = [
+            {"kind": kind, "source": source, "target": target}
+            for target in (others if split == TRAIN else [])
+            if target != source
+            for kind in ways_to(self._catalog[source], self._catalog[target])
+        ]
+        pairs = [pair for pair in pairs if pair_split(pair) == split]
+        return draw.choice(pairs) if pairs and draw.random() < PAIR_SHARE else {"kind": "pick", "source": source}
+
+    def _over(self, scene: Mapping[str, Any], split: Split) -> list[dict[str, Any]]:
+        """Goals that the picture shows to be done already, about things that the scene's own goal does not move."""
+        goal, places = scene["goal"], scene["objects"]
+        known = [self._catalog[name] for name in places if name in self._catalog and name != goal.get("source")]
+        return [
+            {"kind": kind, "source": source.id, "target": target.id}
+            for source, target in permutations(known, 2)
+            if source.graspable and source.id != goal.get("target") and rests(places[source.id], places[target.id])
+            for kind in ways_to(source, target)
+            if kind != "near" and pair_split({"source": source.id, "target": target.id}) == split
+        ]
 
     def _drawer_need(
         self, scene: Mapping[str, Any], split: Split, draw: random.Random

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from model.data.phrases import Grammar
 from model.data.scenes import Still
 from model.data.splits import Split, pair_split
-from model.data.things import DRAWERS, Scene, Thing, load_catalog
+from model.data.things import DRAWERS, Scene, Thing, load_catalog, ways_to
 from model.data.wording import phrases
 
 Way = Literal["plain", "rewrite", "context"]
@@ -79,7 +79,7 @@ def goals(still: Still, seen: Scene, split: Split) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [{"kind": "pick", "source": thing.id} for thing in things if thing.graspable]
     for source, target in permutations(things, 2):
         if source.graspable:
-            pairs = ({"kind": kind, "source": source.id, "target": target.id} for kind in _ways_to(source, target))
+            pairs = ({"kind": kind, "source": source.id, "target": target.id} for kind in ways_to(source, target))
             found += [goal for goal in pairs if pair_split(goal) == split]
     return found
 
@@ -91,12 +91,3 @@ def plain_command(goal: Mapping[str, Any], catalog: Mapping[str, Thing]) -> str:
         return template.format(drawer=f"the {goal['target']} drawer")
     named = {role: f"the {catalog[goal[role]].name}" for role in ("source", "target") if goal.get(role)}
     return template.format(**named)
-
-
-def _ways_to(source: Thing, target: Thing) -> list[str]:
-    ways = ["near"]
-    if target.holds is not None:
-        ways.append(f"put_{target.holds}")
-    if source.stackable and target.stackable:
-        ways.append("stack")
-    return ways

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -117,6 +118,10 @@ def split_uses(catalog: Catalog) -> dict[str, Split]:
     return {use: known.get(use, "test") for thing in catalog.values() for use in thing.use}
 
 
+RESTS_WITHIN, HELD_ABOVE = 0.025, 0.08
+"""How near the middles of two things are, from above, of which one lies on the other; how high above it is held [m]."""
+
+
 class Scene:
     """The facts of one picture: objects with their image positions. What lies outside the frame is not there."""
 
@@ -139,6 +144,24 @@ class Scene:
             for value in read(thing):
                 groups.setdefault(value, []).append(thing)
         return groups
+
+
+def ways_to(source: Thing, target: Thing) -> list[str]:
+    """Task families in which a thing that can be grasped is brought to another."""
+    ways = ["near"]
+    if target.holds is not None:
+        ways.append(f"put_{target.holds}")
+    if source.stackable and target.stackable:
+        ways.append("stack")
+    return ways
+
+
+def rests(source: Sequence[float], target: Sequence[float]) -> bool:
+    """Whether one thing lies on or in another, by their places (u, v, x, y, z) [m]; False where no x, y, z is known."""
+    if len(source) < 5 or len(target) < 5:
+        return False
+    across = math.dist(source[2:4], target[2:4])
+    return across < RESTS_WITHIN and -0.01 < source[4] - target[4] < HELD_ABOVE
 
 
 def _inside(place: Sequence[float]) -> bool:

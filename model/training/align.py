@@ -31,7 +31,7 @@ from model.training.words import labelled_photos, labelled_scenes, teach
 from model.vision import load_dinov2, preprocess
 
 CONNECTOR_LR, LANGUAGE_LR, VISION_LR = 1e-3, 4e-4, 5e-5
-SHARES = {"scene": 0.4, "photo": 0.25, "request": 0.3, "text": 0.05}
+SHARES = {"scene": 0.33, "photo": 0.34, "request": 0.28, "text": 0.05}
 """Of the pictures; without photographs the others keep their proportion."""
 TURNS = 8
 """Questions per picture and sequence."""

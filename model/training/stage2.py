@@ -43,7 +43,7 @@ from model.training.latents import RequestBatch, RequestData, Teacher
 from model.training.latents import losses as request_losses
 from model.training.recipe import RECIPE, Recipe
 from model.training.stage1 import ActionBatch, ActionData
-from model.training.trainer import Group, TrainingConfig, spare_processes, train
+from model.training.trainer import Group, TrainingConfig, in_processes, spare_processes, train
 
 ANNOTATIONS = "annotations.json"
 """The file beside the episodes that `collect --annotate` writes."""
@@ -297,8 +297,7 @@ class Validation:
 
 def _for_gates(data: MixedData, count: int) -> Iterator[tuple[Batch, Tensor]]:
     """Sequences and their pictures, requests and talks in turn."""
-    for step in range(count):
-        mixed = data.mixed(step)
+    for mixed in in_processes(data.mixed, range(count), spare_processes()):
         if mixed.action is not None:
             assert mixed.action.prompts is not None and mixed.action.first is not None
             yield mixed.action.prompts, mixed.action.first
@@ -349,7 +348,8 @@ def run(
         SceneDataset(scenes, "train"), prompter, model.config, settings.request_pictures,
         settings.requests_per_picture, settings.requests, seed,
     )  # fmt: skip
-    teacher = Teacher(acting, map(wishes, range(EXAMPLES if settings.request_pictures else 0)))
+    examples = range(EXAMPLES if settings.request_pictures else 0)
+    teacher = Teacher(acting, in_processes(wishes, examples, spare_processes()))
     train_set = MixedData(
         sets["train"], prompter, model, statistics, told_about(data, sets["train"], "train"), wishes, questions,
         settings, seed,

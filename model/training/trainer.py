@@ -13,7 +13,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -293,7 +293,7 @@ class _Made(Dataset[Batch]):
         return self._make(number)
 
 
-def in_processes(make: Callable[[int], Batch], numbers: range, processes: int) -> Iterator[Batch]:
+def in_processes(make: Callable[[int], Batch], numbers: Sequence[int], processes: int) -> Iterator[Batch]:
     """`make` of every number, in order; made a little ahead in forked processes, where there are any (0: here)."""
     apart: dict[str, Any] = {"multiprocessing_context": "fork", "prefetch_factor": 4} if processes else {}
     yield from DataLoader(_Made(make), batch_size=None, sampler=numbers, num_workers=processes, **apart)

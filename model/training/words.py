@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from model.data.photos import PhotoSet
 from model.data.scenes import SceneDataset
 from model.data.things import Catalog, Thing
 from model.instructvla import InstructVLA
-from model.training.trainer import Group, ShuffledOrder, TrainingConfig, train
+from model.training.trainer import Group, ShuffledOrder, TrainingConfig, in_processes, spare_processes, train
 from model.vision import pixel_shuffle, preprocess
 
 LEARNING_RATE, BATCH = 1e-3, 64
@@ -108,20 +109,26 @@ class WordData:
 
     def batch(self, chosen: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Folded features (B, M, F), word targets (B, M, W) and weights (B, M)."""
-        self._look(chosen)
+        self.look(chosen)
         features = torch.stack([self._features[index] for index in chosen]).float()
         told = [self._told(self._pictures[index]) for index in chosen]
         return features, torch.stack([target for target, _ in told]), torch.stack([weight for _, weight in told])
 
     @torch.no_grad()
-    def _look(self, chosen: Sequence[int]) -> None:
+    def look(self, chosen: Sequence[int]) -> None:
+        """Compute the features of pictures that have not been visited yet."""
         vision, tower = self._model.config.vision, self._model.vision
         new = [index for index in chosen if index not in self._features]
-        if new:
-            pixels = torch.stack([preprocess(self._pictures[index].picture(), vision) for index in new])
+        shown = in_processes(self._shown, new, spare_processes() if len(new) > BATCH else 0)
+        for start in range(0, len(new), BATCH):
+            some = new[start : start + BATCH]
+            pixels = torch.stack(list(islice(shown, len(some))))
             seen = tower.tail(tower.trunk(pixels.to(self._model.device)))
             folded = pixel_shuffle(seen, vision.grid, vision.shuffle)
-            self._features |= dict(zip(new, folded.half().cpu(), strict=True))
+            self._features |= dict(zip(some, folded.half().cpu(), strict=True))
+
+    def _shown(self, index: int) -> Tensor:
+        return preprocess(self._pictures[index].picture(), self._model.config.vision)
 
     def _told(self, picture: Labelled) -> tuple[Tensor, Tensor]:
         cells = self._model.config.vision.tokens
@@ -164,6 +171,8 @@ def teach(
     phrases |= {p for one in every for told in (one.cells or {}).values() for p in told}
     vocabulary = Vocabulary(tokenizer, sorted(phrases), model.decoder.embedding.weight.detach().cpu())
     data, held_out = WordData(model, vocabulary, pictures, seed), WordData(model, vocabulary, tests, seed)
+    if spare_processes():
+        data.look(range(len(pictures)))
     chosen = range(0, len(tests), max(1, len(tests) // HELD_OUT))
     model.requires_grad_(False)
     model.connector.requires_grad_(True)
