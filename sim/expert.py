@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from sim.interface import Action
 from sim.snapshot import Snapshot, Thing, Vector
-from sim.tasks import Goal
+from sim.tasks import CLOSED_TRAVEL, OPEN_TRAVEL, Goal
 
 STEP = 0.03
 """Longest translation of one action [m]."""
@@ -29,6 +29,8 @@ HALF_OPENING = 0.028
 FINGER_TRAVEL = 0.022
 STEM_OPENING = 0.14
 """Gripper opening at which the fingers touch a drawer handle's stem (1.8 cm)."""
+SPARE = 0.005
+"""How much farther than it has to a drawer is moved [m]."""
 REACH = 0.485
 """Longest distance from the shoulder to the wrist that keeps the elbow bent [m]."""
 SHOULDER_Z, WRIST_ABOVE_TOOL = 0.111, 0.159
@@ -70,7 +72,10 @@ def heading(thing: Thing) -> tuple[float, float]:
 
 
 def _work_drawer(goal: Goal, state: Snapshot) -> Action:
-    """Take the handle's stem from above, then pull towards the robot or push away from it."""
+    """Take the handle's stem from above, pull towards the robot or push away from it, and stay when that is done."""
+    travel = state.drawers[goal.target or ""]
+    if travel >= OPEN_TRAVEL + SPARE if goal.kind == "open" else travel <= CLOSED_TRAVEL - SPARE:
+        return _move(state, state.commanded, None, CLOSE if state.opening < 0.5 else OPEN)
     handle = state.handles[goal.target or ""] + np.array([0.0, 0.0, 0.004])
     across = state.tool_rotation.inv().apply(handle - state.tool)
     if state.opening < STEM_OPENING + 0.06 and bool((np.abs(across) < (0.022, 0.012, 0.018)).all()):
