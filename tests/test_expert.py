@@ -36,6 +36,16 @@ def test_expert_solves_every_family_in_small_steps(table: Tabletop, kind: str) -
     assert solved >= 4
 
 
+def test_what_the_expert_has_done_to_a_drawer_lasts(table: Tabletop) -> None:
+    """It goes on being asked after its success, as demonstrations do, and does not pull at the drawer again."""
+    for kind in ("open", "close"):
+        for seed in range(4):
+            table.reset(SceneSpec(goal=sample_goal(kind, seed), seed=seed, ending="last"), render=False)
+            outcomes = [table.step(table.expert_action(), render=False).success for _ in range(50)]
+            first = outcomes.index(True)
+            assert first < 40 and all(outcomes[first:]), (kind, seed)
+
+
 def test_expert_has_no_memory(table: Tabletop) -> None:
     """The answer in a state does not depend on how it was reached, or on having been asked before."""
     spec = SceneSpec(goal=sample_goal("put_in", 2), seed=2)
