@@ -108,6 +108,19 @@ def test_a_generalist_goes_on_behind_the_action_expert_of_stage_1(folders: tuple
         stage2.begin(folders[0], tmp_path / "both", "frozen-backbone")
 
 
+def test_a_generalist_alone_goes_on_as_it_is(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    before = stage2.begin(*folders)
+    for parameter in before.model.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    both = tmp_path / "both"
+    checkpoints.save(before.model, both, statistics=before.statistics)
+    kept = checkpoints.load(both, dtype=torch.float32).model.state_dict()
+    for name, tensor in stage2.begin(both, None).model.state_dict().items():
+        torch.testing.assert_close(tensor, kept[name], msg=name)
+    with pytest.raises(ValueError, match="goes on alone"):
+        stage2.begin(both, folders[1])
+
+
 def test_the_action_expert_of_a_generalist_learns_alone(folders: tuple[Path, Path], tmp_path: Path) -> None:
     before = stage2.begin(*folders)
     checkpoints.save(before.model, tmp_path / "both", statistics=before.statistics)
@@ -124,9 +137,10 @@ def test_the_action_expert_of_a_generalist_learns_alone(folders: tuple[Path, Pat
     assert all(name.startswith("action_expert.") for name in moved if not InstructVLA.is_base(name))
 
 
-def test_both_recipes_weigh_alike() -> None:
-    gpu = Recipe.load(stage2.RECIPE.with_name("stage2-gpu.yaml"))
-    assert gpu.weights == Recipe.load().weights and gpu.learning_rate == Recipe.load().learning_rate
+def test_a_recipe_says_what_it_does_otherwise() -> None:
+    usual, gpu = Recipe.load(), Recipe.load(stage2.RECIPE.with_name("stage2-gpu.yaml"))
+    assert gpu.weights == usual.weights and gpu.learning_rate == usual.learning_rate
+    assert gpu.multimodal_pictures > usual.multimodal_pictures
 
 
 def test_it_starts_as_the_acting_model_where_the_gates_are_all_for_it(

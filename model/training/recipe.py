@@ -1,4 +1,4 @@
-"""`stage2.yaml`, read: every ratio, weight and rate of stage 2."""
+"""`stage2.yaml`, read: every ratio, weight and rate of stage 2. Another recipe says what it does otherwise."""
 
 from __future__ import annotations
 
@@ -29,11 +29,14 @@ class Recipe:
 
     @classmethod
     def load(cls, path: Path = RECIPE) -> Recipe:
-        """Read a recipe. Raises `ValueError` where shares do not add up, or a name is unknown or missing."""
+        """Read a recipe; what it leaves out is as in `stage2.yaml`.
+
+        Raises `ValueError` where shares do not add up, or a name is unknown.
+        """
         import yaml
 
         try:
-            recipe = cls(**yaml.safe_load(path.read_text()))
+            recipe = cls(**(yaml.safe_load(RECIPE.read_text()) | yaml.safe_load(path.read_text())))
         except TypeError as error:
             raise ValueError(f"{path.name}: {error}") from None
         for name in ("sequences", "requests"):

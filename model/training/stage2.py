@@ -37,7 +37,7 @@ from model.language import IGNORE
 from model.precision import fast_dtype
 from model.prompts import Batch, Prompter, PromptIds, share_picture
 from model.training.align import Example, Questions, sources
-from model.training.answering import NEAR, request_scores, scene_scores
+from model.training.answering import NEAR, photo_scores, request_scores, scene_scores
 from model.training.gates import told, warm_up
 from model.training.latents import RequestBatch, RequestData, Teacher
 from model.training.latents import losses as request_losses
@@ -51,7 +51,7 @@ ACTION, LANGUAGE = 0, 1
 """Which LoRA expert is which."""
 EYES = ("vision.", "connector.")
 """How the decoder sees; the action expert's own look at the picture is not among it, but for the frozen trunk."""
-TEST_PICTURES, ASKED_PICTURES = 6, 24
+TEST_PICTURES, ASKED_PICTURES, ASKED_PHOTOS = 6, 24, 96
 ACTION_GATE = 0.95
 """Weight of the action expert on every token before the scale head has learned anything."""
 GATE_BATCHES, EXAMPLES = 8, 16
@@ -186,18 +186,21 @@ def begin(stage1: Path, aligned: Path | None, without: Ablation | None = None) -
     same model they are its own too.
 
     Where the aligned model has learned visual words alone, the language expert starts as a copy of the acting one.
-    Where `aligned` is a generalist, that one goes on, behind the action expert of `stage1`.
+    Where `aligned` is a generalist, that one goes on, behind the action expert of `stage1`. A generalist as `stage1`,
+    alone, goes on as it is: what it makes of plain commands is then its own example.
 
     Without "experts" there is the acting one alone; without "frozen-backbone" the backbone is made ready to learn.
 
     Raises `ValueError` where `stage1` has not learned to act, the two do not belong together, or a generalist that goes
-    on should be without what it has.
+    on should be without what it has, or beside another model.
     """
     acting = checkpoints.load(stage1, dtype=torch.float32)
     if acting.statistics is None:
         raise ValueError(f"{stage1} has not learned to act: give the checkpoint that `train stage1` left.")
     if acting.model.config.lora.experts != 1:
-        raise ValueError(f"{stage1} is a generalist already: give the checkpoint that `train stage1` left.")
+        if aligned is not None or without in ("experts", "frozen-backbone"):
+            raise ValueError(f"{stage1} is a generalist already: it goes on alone, and with all that it has.")
+        return acting
     if without == "experts":
         return acting
     other = checkpoints.load(aligned, dtype=torch.float32).model if aligned is not None else None
@@ -340,8 +343,8 @@ def run(
     for one in (model, acting):
         one.to("cuda" if torch.cuda.is_available() else "cpu")
     catalog, held_out = load_catalog(), SceneDataset(scenes, "held_out")
-    shown = PhotoSet(photos, "train") if photos is not None else None
-    known = sources(SceneDataset(scenes, "train"), catalog, shown, settings.turns)
+    shown = {split: PhotoSet(photos, split) for split in ("train", "validation")} if photos is not None else {}
+    known = sources(SceneDataset(scenes, "train"), catalog, shown.get("train"), settings.turns)
     mix = Mix(known, {name: share for name, share in settings.multimodal.items() if name in known}, seed)
     questions = Questions(mix, prompter, model.config, settings.multimodal_pictures)
     wishes = RequestData(
@@ -361,11 +364,15 @@ def run(
 
     def talks(model: InstructVLA) -> dict[str, float]:
         asked = scene_scores(model, prompter, held_out, catalog, "train", ASKED_PICTURES)
+        if shown:
+            told = photo_scores(model, prompter, shown["validation"], ASKED_PHOTOS, closed=False)
+            asked |= {"photos": told["exact match"], "photo what": told["photo what"]}
         return asked | request_scores(model, prompter, held_out, ASKED_PICTURES)
 
     validation = Validation(test_set, talks)
+    head = model.decoder.scale_head
     kept = settings.gates == "learned" and (out / "state.pt").exists()
-    if model.decoder.scale_head is not None and not kept:
+    if head is not None and not head.layers[-1].weight.any() and not kept:  # one that knows nothing yet
         plain = MixedData(
             sets["train"], prompter, model, statistics, train_set.told, wishes, questions,
             settings.without_talks(), seed,
