@@ -98,7 +98,14 @@ def stage1(
 def stage2(
     data: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Episodes, annotated by `collect`.")],
     scenes: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Still pictures to ask about.")],
-    acting: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Checkpoint that `train stage1` left.")],
+    acting: Annotated[
+        Path,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Checkpoint that `train stage1` left; or a generalist, which goes on, its own example.",
+        ),
+    ],
     out: Out,
     aligned: Annotated[
         Path | None,

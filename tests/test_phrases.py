@@ -100,6 +100,11 @@ def test_every_list_reaches_every_split_and_no_sentence_stands_in_two() -> None:
     assert "Which object is {}?" in phrases()["trained"]["sentences"]
 
 
+def test_a_sentence_is_one_sentence() -> None:
+    glued = [text for _, texts in lists() for text in texts if re.search(r'[?.]"?, |^"', text)]
+    assert glued == []
+
+
 def test_dividing_is_a_function_of_the_words() -> None:
     items = [f"sentence {i}" for i in range(40)]
     where = divide("group", items)
