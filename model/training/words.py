@@ -110,7 +110,7 @@ class WordData:
     def batch(self, chosen: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Folded features (B, M, F), word targets (B, M, W) and weights (B, M)."""
         self.look(chosen)
-        features = torch.stack([self._features[index] for index in chosen]).float()
+        features = torch.stack([self._features[index].float() for index in chosen])
         told = [self._told(self._pictures[index]) for index in chosen]
         return features, torch.stack([target for target, _ in told]), torch.stack([weight for _, weight in told])
 
