@@ -32,6 +32,7 @@ from model.data.splits import Split
 from model.data.statistics import ActionStatistics
 from model.data.things import load_catalog
 from model.data.vla_it import AnnotatedEpisode, read_vla_it
+from model.experts import ScaleHead
 from model.instructvla import InstructVLA
 from model.language import IGNORE
 from model.precision import fast_dtype
@@ -232,12 +233,17 @@ def begin(stage1: Path, aligned: Path | None, without: Ablation | None = None) -
         model.decoder.cast_base(torch.float32)
     head = model.decoder.scale_head
     assert head is not None
-    last = head.layers[-1]
-    assert isinstance(last, torch.nn.Linear)
+    last = _last_layer(head)
     torch.nn.init.zeros_(last.weight)
     with torch.no_grad():
         last.bias.copy_(torch.tensor([ACTION_GATE, 1 - ACTION_GATE]).log())
     return replace(acting, model=model)
+
+
+def _last_layer(head: ScaleHead) -> torch.nn.Linear:
+    last = head.layers[-1]
+    assert isinstance(last, torch.nn.Linear)
+    return last
 
 
 def groups(model: InstructVLA, rates: Mapping[str, float], head: bool = True) -> list[Group]:
@@ -372,7 +378,7 @@ def run(
     validation = Validation(test_set, talks)
     head = model.decoder.scale_head
     kept = settings.gates == "learned" and (out / "state.pt").exists()
-    if head is not None and not head.layers[-1].weight.any() and not kept:  # one that knows nothing yet
+    if head is not None and not _last_layer(head).weight.any() and not kept:  # one that knows nothing yet
         plain = MixedData(
             sets["train"], prompter, model, statistics, train_set.told, wishes, questions,
             settings.without_talks(), seed,
