@@ -172,7 +172,7 @@ def test_a_chosen_recording_comes_into_view_and_plays(page: Page) -> None:
     box = page.locator("#video video").bounding_box()
     size = page.viewport_size
     assert box is not None and size is not None
-    assert box["y"] >= 0 and box["y"] + box["height"] <= size["height"] + 1
+    assert box["y"] >= -1 and box["y"] + box["height"] <= size["height"] + 1  # half pixels on a scaled screen
 
 
 FOCUS = """() => {
