@@ -106,6 +106,13 @@ class ScaleHead(nn.Module):
             width = config.gate_dim
         self.layers = nn.Sequential(*layers, nn.Linear(width, config.experts))
 
+    @property
+    def last(self) -> nn.Linear:
+        """The layer that scores the experts; its weights are zero in a head that knows nothing yet."""
+        layer = self.layers[-1]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, T, dim) to gates (B, T, K), float32, summing to 1 over K."""
         dtype = next(self.parameters()).dtype

@@ -32,7 +32,6 @@ from model.data.splits import Split
 from model.data.statistics import ActionStatistics
 from model.data.things import load_catalog
 from model.data.vla_it import AnnotatedEpisode, read_vla_it
-from model.experts import ScaleHead
 from model.instructvla import InstructVLA
 from model.language import IGNORE
 from model.precision import fast_dtype
@@ -233,17 +232,10 @@ def begin(stage1: Path, aligned: Path | None, without: Ablation | None = None) -
         model.decoder.cast_base(torch.float32)
     head = model.decoder.scale_head
     assert head is not None
-    last = _last_layer(head)
-    torch.nn.init.zeros_(last.weight)
+    torch.nn.init.zeros_(head.last.weight)
     with torch.no_grad():
-        last.bias.copy_(torch.tensor([ACTION_GATE, 1 - ACTION_GATE]).log())
+        head.last.bias.copy_(torch.tensor([ACTION_GATE, 1 - ACTION_GATE]).log())
     return replace(acting, model=model)
-
-
-def _last_layer(head: ScaleHead) -> torch.nn.Linear:
-    last = head.layers[-1]
-    assert isinstance(last, torch.nn.Linear)
-    return last
 
 
 def groups(model: InstructVLA, rates: Mapping[str, float], head: bool = True) -> list[Group]:
@@ -371,14 +363,14 @@ def run(
     def talks(model: InstructVLA) -> dict[str, float]:
         asked = scene_scores(model, prompter, held_out, catalog, "train", ASKED_PICTURES)
         if shown:
-            told = photo_scores(model, prompter, shown["validation"], ASKED_PHOTOS, closed=False)
-            asked |= {"photos": told["exact match"], "photo what": told["photo what"]}
+            named = photo_scores(model, prompter, shown["validation"], ASKED_PHOTOS, closed=False)
+            asked |= {"photos": named["exact match"], "photo what": named["photo what"]}
         return asked | request_scores(model, prompter, held_out, ASKED_PICTURES)
 
     validation = Validation(test_set, talks)
     head = model.decoder.scale_head
     kept = settings.gates == "learned" and (out / "state.pt").exists()
-    if head is not None and not _last_layer(head).weight.any() and not kept:  # one that knows nothing yet
+    if head is not None and not head.last.weight.any() and not kept:  # one that knows nothing yet
         plain = MixedData(
             sets["train"], prompter, model, statistics, train_set.told, wishes, questions,
             settings.without_talks(), seed,
