@@ -110,6 +110,8 @@ def test_a_generalist_goes_on_behind_the_action_expert_of_stage_1(folders: tuple
 
 def test_a_generalist_alone_goes_on_as_it_is(folders: tuple[Path, Path], tmp_path: Path) -> None:
     before = stage2.begin(*folders)
+    head = before.model.decoder.scale_head
+    assert head is not None and not head.last.weight.any()  # by which `run` tells a head that has to be warmed up
     for parameter in before.model.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     both = tmp_path / "both"
