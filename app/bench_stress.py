@@ -7,7 +7,6 @@ own events; nothing goes to any other machine. Every loop is bounded in count an
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import re
 import signal
@@ -16,22 +15,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
-import PIL.Image
-from numpy.typing import NDArray
 
 from app import scenes
+from app.bench_crowd import crowd
 from app.bench_pictures import try_pictures
 from app.health import resident_mb
-from app.visitor import Seen, Visitor, plainly, watch
+from app.visitor import Visitor, plainly, watch
 
-VISITORS = 8
 SESSIONS, WARM_UP = 100, 20
 REBUILDS = 50
 WORKERS = 2
@@ -122,58 +118,6 @@ def _command_line(pid: int) -> bytes:
 
 
 # -- visitors ---------------------------------------------------------------------------------------------------------
-
-
-def crowd(address: str, count: int = VISITORS) -> dict[str, Any]:
-    """`count` visitors press Run at the same moment, each in a scene of their own; later each scene is played alone.
-
-    A picture is foreign where it is less like what the same scene shows at that step when nobody else is there than
-    like what another one shows then (renderings differ by a few grey levels, not by a scene); thoughts where they
-    differ.
-    """
-    kinds = list(scenes.FAMILIES.values())
-    wishes = [
-        {"family": kinds[number % len(kinds)], "seed": scenes.FIRST_SEED + 100 + number,
-         "words": f"{scenes.template(kinds[number % len(kinds)], scenes.FIRST_SEED + 100 + number)} please {number}"}
-        for number in range(count)
-    ]  # fmt: skip
-    visitors = [Visitor(address) for _ in wishes]
-    began = time.perf_counter()
-    with ThreadPoolExecutor(count) as threads:
-        together = list(threads.map(lambda pair: watch(pair[0], **pair[1]), zip(visitors, wishes, strict=True)))
-    took = time.perf_counter() - began
-    alone = [watch(Visitor(address), **wish) for wish in wishes]
-    both = [(seen, own) for seen, own in zip(together, alone, strict=True) if seen.finished and own.finished]
-    places = [visitor.place for visitor in visitors if visitor.place is not None]
-    return {
-        "visitors": count,
-        "served": sum(seen.finished for seen in together),
-        "not served, because": sorted({plainly(seen.status) for seen in together if not seen.finished}),
-        "told their place": len(places),
-        "told their wait": sum(visitor.expected is not None for visitor in visitors),
-        "compared with the same alone": len(both),
-        "pictures": sum(len(seen.frames) for seen, _ in both),
-        "foreign pictures": sum(foreign(seen, own, [other for _, other in both]) for seen, own in both),
-        "foreign thoughts": sum(seen.thoughts != own.thoughts for seen, own in both),
-        "longest wait [s]": round(max(seen.waited_s for seen in together), 1),
-        "all done after [s]": round(took, 1),
-        "steps/s, all together": round(sum(seen.steps for seen in together) / took, 1),
-    }
-
-
-def foreign(seen: Seen, own: Seen, everybody: Sequence[Seen]) -> int:
-    """How many pictures of `seen` are more like another rollout's than like `own`."""
-
-    def look(rollout: Seen, step: int) -> NDArray[np.int16]:
-        picture = PIL.Image.open(io.BytesIO(rollout.frames[min(step, rollout.steps)]))
-        return np.asarray(picture.resize((80, 60)), np.int16)
-
-    count = 0
-    for step in seen.frames:
-        picture = look(seen, step)
-        distances = [float(np.abs(picture - look(other, step)).mean()) for other in everybody]
-        count += everybody[int(np.argmin(distances))] is not own
-    return count
 
 
 def come_and_go(server: Server, count: int = SESSIONS, warm_up: int = WARM_UP) -> dict[str, Any]:
@@ -316,7 +260,7 @@ def stress(model: str, tell: Callable[[str], None] = print) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, Server(model, Path(folder)) as server:
         part("pictures", lambda: try_pictures(Visitor(server.address)))
         warm(server.address)
-        part("eight visitors at once", lambda: crowd(server.address))
+        part("eight visitors at once", lambda: crowd(server.address, server.folder / "recordings"))
         part("stop", lambda: stop(server))
         part("sessions", lambda: come_and_go(server))
         part("scene rebuilds", lambda: rebuild(server))

@@ -26,6 +26,7 @@ class Recipe:
     multimodal: Mapping[str, float]
     weights: Mapping[str, float]
     learning_rate: Mapping[str, float]
+    best: str
 
     @classmethod
     def load(cls, path: Path = RECIPE) -> Recipe:

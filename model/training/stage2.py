@@ -149,8 +149,7 @@ def losses(
     if batch.action is not None:
         action = batch.action.to(model.device)
         assert action.prompts is not None and action.first is not None
-        with torch.no_grad():
-            trunk, view = model.vision.trunk(action.pixels), model.encode(action.first)
+        trunk, view = model.vision.trunk(action.pixels), model.encode(action.first)
         parts["language"], latents = model.language(action.prompts, view, gates(action.prompts))
         parts |= model.action_losses(*_facing(action, trunk, latents), draws=1)
     if batch.requests is not None:
@@ -159,9 +158,7 @@ def losses(
             parts[name] = parts.get(name, 0) + value  # motion points at things too
     if batch.multimodal is not None:
         talk = batch.multimodal.to(model.device)
-        with torch.no_grad():
-            pictures = model.encode(talk.pixels)
-        parts["multimodal"] = model.language(talk.text, pictures, gates(talk.text))[0]
+        parts["multimodal"] = model.language(talk.text, model.encode(talk.pixels), gates(talk.text))[0]
     return {"loss": sum((weights[name] * value for name, value in parts.items()), torch.zeros(())), **parts}
 
 
@@ -249,6 +246,8 @@ def groups(model: InstructVLA, rates: Mapping[str, float], head: bool = True) ->
     if model.config.tuned_backbone:
         base = [parameter for name, parameter in decoder.named_parameters() if decoder.is_base(name)]
         chosen.append(Group(base, rates["backbone"]))
+    eyes = {"connector": list(model.connector.parameters()), "vision": model.vision.tail_parameters()}
+    chosen += [Group(parameters, rates[name]) for name, parameters in eyes.items() if rates[name]]
     for group in chosen:
         for parameter in group.parameters:
             parameter.requires_grad_(True)
@@ -380,7 +379,7 @@ def run(
     slow = model.device.type == "cpu"  # a GPU makes ten steps while a CPU makes one
     config = TrainingConfig(
         folder=out, steps=steps, seed=seed, warmup=10, schedule="cosine", minutes=minutes,
-        evaluate_every=250 if slow else 500, save_every=25 if slow else 500, workers=1, best=("meant", "max"),
+        evaluate_every=250 if slow else 500, save_every=25 if slow else 500, workers=1, best=(settings.best, "max"),
         processes=spare_processes(),
     )  # fmt: skip
     train(
