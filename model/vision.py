@@ -98,10 +98,6 @@ class DinoV2(nn.Module):
             tokens = block(tokens)
         return self.norm(tokens)[:, 1:]
 
-    def tail_parameters(self) -> list[nn.Parameter]:
-        """What `tail` computes with, which nobody shares."""
-        return [*self.blocks[self.config.trunk_layers :].parameters(), *self.norm.parameters()]
-
 
 def pixel_shuffle(tokens: Tensor, grid: tuple[int, int], factor: int) -> Tensor:
     """Fold each factor x factor patch neighbourhood into channels: (B, R*C, D) to (B, R*C / factor^2, D * factor^2)."""

@@ -177,18 +177,6 @@ def test_experts_gates_and_queries_learn_and_the_action_expert_does_not(
     torch.testing.assert_close(model.action_expert.latent_norm.mean, running)
 
 
-def test_where_the_recipe_says_so_the_decoders_eyes_learn_too(
-    data: EpisodeDataset, folders: tuple[Path, Path]
-) -> None:
-    model, recipe = stage2.begin(*folders).model.train(), Recipe.load(stage2.RECIPE.with_name("stage2-further.yaml"))
-    stage2.groups(model, recipe.learning_rate)
-    stage2.losses(model, Teacher(model, ()), mixture(data, model).mixed(0), recipe.weights)["loss"].backward()
-    moved = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
-    trunk = model.config.vision.trunk_layers
-    assert {"connector.fc1.weight", "vision.norm.weight", f"vision.blocks.{trunk}.fc1.weight"} < moved
-    assert not any(name.startswith(("action_expert", "vision.patch", "vision.blocks.0")) for name in moved)
-
-
 def test_sequences_come_in_the_recipes_shares(data: EpisodeDataset, folders: tuple[Path, Path]) -> None:
     model = stage2.begin(*folders).model
     seen: Counter[str] = Counter()

@@ -168,7 +168,7 @@ def groups(model: InstructVLA) -> list[Group]:
     """Freeze all but what this stage trains, and say how fast each part learns."""
     model.requires_grad_(False)
     language = [p for name, p in model.decoder.named_parameters() if not model.decoder.is_base(name)]
-    vision = model.vision.tail_parameters()
+    vision = [*model.vision.blocks[model.config.vision.trunk_layers :].parameters(), *model.vision.norm.parameters()]
     connector = list(model.connector.parameters())
     for parameter in (*language, *vision, *connector):
         parameter.requires_grad_(True)

@@ -246,8 +246,6 @@ def groups(model: InstructVLA, rates: Mapping[str, float], head: bool = True) ->
     if model.config.tuned_backbone:
         base = [parameter for name, parameter in decoder.named_parameters() if decoder.is_base(name)]
         chosen.append(Group(base, rates["backbone"]))
-    eyes = {"connector": list(model.connector.parameters()), "vision": model.vision.tail_parameters()}
-    chosen += [Group(parameters, rates[name]) for name, parameters in eyes.items() if rates[name]]
     for group in chosen:
         for parameter in group.parameters:
             parameter.requires_grad_(True)
