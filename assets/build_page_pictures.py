@@ -1,6 +1,8 @@
 """Use every tab of the page with the shipped generalist and take README's pictures of it, in both themes.
 
-Run: python assets/build_page_pictures.py      (needs Chromium: python -m app.system browser)
+Run: python assets/build_page_pictures.py
+
+Needs Chromium (python -m app.system browser) and a Chinese font (Debian's fonts-noto-cjk).
 """
 
 from __future__ import annotations
