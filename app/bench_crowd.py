@@ -3,7 +3,7 @@
 A rollout cannot be judged by a second one of the same scene: passes that several visitors share round otherwise in
 bfloat16 than a visitor's own, and a thought that one rounding changes leads the arm elsewhere. So a picture is judged
 by the visitor's own record, whose actions are played again in a simulator that nobody else uses; and a thought by what
-its scene and words bring to mind when nobody else is there, each visitor's wish being of another kind.
+its scene and words bring to mind when nobody else is there: two who wish the same cannot be told apart by it.
 """
 
 from __future__ import annotations

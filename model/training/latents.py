@@ -148,7 +148,8 @@ def losses(
     """The LM loss on replies ("reply"), by how much the latents miss ("latent", `Teacher.unexplained`), and by how much
     they point beside what is meant ("patch" and "point", `point_losses`)."""
     batch = batch.to(model.device)
-    view = model.encode(batch.pixels)
+    with torch.no_grad():
+        view = model.encode(batch.pixels)
     reply, latents = model.language(batch.requests, view, gates)
     times = batch.requests.query_positions.sum(1) // model.queries
     heat, found = model.action_expert.point(view.trunk.repeat_interleave(times, 0), latents)

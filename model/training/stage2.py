@@ -149,7 +149,8 @@ def losses(
     if batch.action is not None:
         action = batch.action.to(model.device)
         assert action.prompts is not None and action.first is not None
-        trunk, view = model.vision.trunk(action.pixels), model.encode(action.first)
+        with torch.no_grad():
+            trunk, view = model.vision.trunk(action.pixels), model.encode(action.first)
         parts["language"], latents = model.language(action.prompts, view, gates(action.prompts))
         parts |= model.action_losses(*_facing(action, trunk, latents), draws=1)
     if batch.requests is not None:
@@ -158,7 +159,9 @@ def losses(
             parts[name] = parts.get(name, 0) + value  # motion points at things too
     if batch.multimodal is not None:
         talk = batch.multimodal.to(model.device)
-        parts["multimodal"] = model.language(talk.text, model.encode(talk.pixels), gates(talk.text))[0]
+        with torch.no_grad():
+            pictures = model.encode(talk.pixels)
+        parts["multimodal"] = model.language(talk.text, pictures, gates(talk.text))[0]
     return {"loss": sum((weights[name] * value for name, value in parts.items()), torch.zeros(())), **parts}
 
 
