@@ -220,6 +220,17 @@ def test_shares_that_do_not_add_up_are_refused(tmp_path: Path) -> None:
         Recipe.load(tmp_path / "r.yaml")
 
 
+def test_by_what_weights_are_kept_is_checked_before_the_training(
+    data: EpisodeDataset, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "r.yaml").write_text("best: fotos")
+    with pytest.raises(ValueError, match="one of meant, replies, photos, photo what, not fotos"):
+        Recipe.load(tmp_path / "r.yaml")
+    further = stage2.RECIPE.with_name("stage2-further.yaml")
+    with pytest.raises(ValueError, match="give --photos too"):
+        stage2.run(data.folder, tmp_path, folders[0], None, tmp_path / "out", recipe=further)
+
+
 def test_it_learns_other_words_without_losing_the_answer(data: EpisodeDataset, folders: tuple[Path, Path]) -> None:
     model, recipe = stage2.begin(*folders).model, Recipe.load()
     source = mixture(data, model)

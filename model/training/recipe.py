@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 RECIPE = Path(__file__).with_name("stage2.yaml")
+FIGURES = ("meant", "replies", "photos", "photo what")
+"""Of the validation's figures those that may decide which weights are kept; the last two need photographs."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Recipe:
     def load(cls, path: Path = RECIPE) -> Recipe:
         """Read a recipe; what it leaves out is as in `stage2.yaml`.
 
-        Raises `ValueError` where shares do not add up, or a name is unknown.
+        Raises `ValueError` where shares do not add up, or a name or the figure under `best` is unknown.
         """
         import yaml
 
@@ -44,6 +46,8 @@ class Recipe:
             total = sum(getattr(recipe, name).values())
             if abs(total - 1) > 1e-6:
                 raise ValueError(f"{path.name}: the shares under `{name}` add up to {total}.")
+        if recipe.best not in FIGURES:
+            raise ValueError(f"{path.name}: `best` is one of {', '.join(FIGURES)}, not {recipe.best}.")
         return recipe
 
     def without_talks(self) -> Recipe:

@@ -330,6 +330,8 @@ def run(
     settings = Recipe.load(recipe)
     if without == "descriptions":
         settings = settings.silent()
+    if settings.best.startswith("photo") and photos is None:
+        raise ValueError(f"{recipe.name} keeps the weights with the best `{settings.best}`: give --photos too.")
     sets = {split: EpisodeDataset(data, split=split) for split in ("train", "held_out")}
     for episodes in sets.values():
         episodes.check_frames()  # the held-out ones are looked at even where the recipe has no action pictures
